@@ -1,0 +1,143 @@
+"""Files that a run leaves behind: what they are, where they came from, and how they get their name.
+
+The one home of digests and of writing: a file appears under its final name whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bn_deploy.errors import InputError, RunFolderError
+
+
+def sha256_bytes(data: bytes) -> str:
+    """The SHA-256 of `data`, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content, read in blocks.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that takes its place only when the block succeeds.
+
+    The content is flushed to disk before the rename, and the rename before returning, so that a process
+    or a machine that dies leaves either the old file or the new one. The temporary name ends as `path`
+    does, for writers that look at the suffix.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable, where the system can sync a folder (Windows cannot)."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON with a final newline, whole or not at all; NaN is refused."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: the file cannot be read, or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file with its provenance.
+
+    Attributes:
+        kind: what it is, such as "checkpoint" or "onnx.folded".
+        path: where it lies.
+        sha256: digest of its content when it was made.
+        made_by: the command that made it.
+        made_from: digest of each thing it was made from, by kind: the link to its ancestors.
+    """
+
+    kind: str
+    path: Path
+    sha256: str
+    made_by: str
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: str, path: Path, made_by: str, made_from: Mapping[str, str]) -> Artifact:
+        """Describes the file at `path` as it is now."""
+        return cls(kind, path, sha256_file(path), made_by, dict(made_from))
+
+    def check(self) -> Artifact:
+        """Returns itself if the file still has the recorded content.
+
+        Raises:
+            RunFolderError: it is gone, or its content is another one.
+        """
+        if not self.path.is_file():
+            raise RunFolderError(f"{self.path} is gone; `{self.made_by}` makes it")
+        if sha256_file(self.path) != self.sha256:
+            raise RunFolderError(
+                f"{self.path} is not the file that `{self.made_by}` made (its SHA-256 differs from the "
+                f"manifest's); run `{self.made_by}` again"
+            )
+        return self

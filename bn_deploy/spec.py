@@ -1,0 +1,101 @@
+"""Nouns that every stage shares: tensors at a boundary, precisions, the stages of a network's life.
+
+Standard library only, so that the command line can name them without loading a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Precision(str, Enum):
+    """The number format in which a network computes."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class Stage(str, Enum):
+    """The forms a network passes through, in order; neighbours are compared with each other."""
+
+    TRAINED = "trained"
+    CONVERTED = "converted"
+    FOLDED = "folded"
+    ONNX = "onnx"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a network.
+
+    Attributes:
+        name: the tensor's name, the same in every runtime.
+        shape: its sizes; None marks a dynamic axis.
+        dtype: numpy's name of the element type, such as "float32".
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        sizes = " x ".join("N" if size is None else str(size) for size in self.shape)
+        return f"{self.name} {self.dtype} ({sizes})"
+
+    def bind(self, batch: int) -> tuple[int, ...]:
+        """The concrete shape for `batch` rows: every dynamic axis takes that size."""
+        return tuple(batch if size is None else size for size in self.shape)
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """The batch sizes an engine accepts: smallest, the one it is tuned for, largest."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(f"batch sizes must satisfy 1 <= min <= opt <= max, not {self}")
+
+    def __str__(self) -> str:
+        return f"{self.minimum}:{self.optimum}:{self.maximum}"
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        """Reads "min:opt:max", or one number for a fixed batch.
+
+        Raises:
+            ValueError: the text is neither, or the sizes are not 1 <= min <= opt <= max.
+        """
+        sizes = [int(part) for part in text.split(":")]
+        if len(sizes) == 1:
+            sizes *= 3
+        if len(sizes) != 3:
+            raise ValueError(f"expected MIN:OPT:MAX or one number, not {text!r}")
+        return cls(*sizes)
+
+
+class Track(Protocol):
+    """How long work tells that it advances: wraps an iterable and yields its items unchanged.
+
+    Stages take one and never print; the command line passes one that draws a progress bar.
+    """
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        """Yields each of the `total` items; `description` says what one of them is a step of."""
+        ...
+
+
+def silent(items: Iterable[T], description: str, total: int) -> Iterator[T]:  # noqa: ARG001 - see Track
+    """The Track that shows nothing."""
+    return iter(items)
