@@ -1,0 +1,74 @@
+"""PyTorch's own batch norm as one flavour among others, and the form that all others are converted to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bn_deploy.batchnorm.params import BatchNormParams
+from bn_deploy.batchnorm.tensors import to_vector
+from bn_deploy.errors import ModelError
+
+NATIVE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BY_RANK: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
+
+
+def matches(module: nn.Module) -> bool:
+    """Whether `module` is torch's layer; a subclass may compute something else and is not."""
+    return type(module) in NATIVE
+
+
+def params(module: nn.Module) -> BatchNormParams:
+    """The layer's numbers; an absent weight is ones, an absent bias zeros.
+
+    Raises:
+        ValueError: it keeps no statistics, or they define no usable map; the text says why.
+    """
+    assert isinstance(module, NATIVE)  # noqa: S101 - narrows the type for what `matches` has checked
+    if module.running_mean is None or module.running_var is None:
+        raise ValueError(
+            "it keeps no running statistics (track_running_stats=False), so its output depends on the batch"
+        )
+    mean = to_vector(module.running_mean)
+    weight = torch.ones(mean.size) if module.weight is None else module.weight
+    bias = torch.zeros(mean.size) if module.bias is None else module.bias
+    return BatchNormParams(to_vector(weight), to_vector(bias), mean, to_vector(module.running_var), module.eps)
+
+
+def set_statistics(module: nn.Module, mean: Tensor, var: Tensor) -> None:
+    """Replaces the statistics by `mean` and biased `var`, (C,) each, cast to the layer's own type."""
+    assert isinstance(module, NATIVE)  # noqa: S101 - narrows the type for what `matches` has checked
+    if module.running_mean is None or module.running_var is None:
+        raise ModelError("a batch norm with track_running_stats=False has no statistics to set")
+    module.running_mean.copy_(mean)
+    module.running_var.copy_(var)
+
+
+def build(source: BatchNormParams, *, rank: int, like: Tensor, training: bool) -> nn.Module:
+    """torch's layer with the numbers of `source`.
+
+    Args:
+        source: the numbers; each is cast once, to the type of `like`.
+        rank: the rank of the inputs, 2 to 5.
+        like: a tensor whose dtype and device the new layer takes.
+        training: the mode it is left in.
+
+    Raises:
+        ModelError: there is no layer for that rank.
+    """
+    if rank not in _BY_RANK:
+        raise ModelError(f"torch has no batch norm for inputs of rank {rank}")
+    layer = _BY_RANK[rank](source.channels, eps=source.eps, dtype=like.dtype, device=like.device)
+    assert layer.running_mean is not None  # noqa: S101 - a layer made with its defaults tracks statistics
+    assert layer.running_var is not None  # noqa: S101 - likewise
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(source.weight))
+        layer.bias.copy_(torch.from_numpy(source.bias))
+        layer.running_mean.copy_(torch.from_numpy(source.running_mean))
+        layer.running_var.copy_(torch.from_numpy(source.running_var))
+    return layer.train(training)

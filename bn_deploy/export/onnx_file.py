@@ -1,0 +1,218 @@
+"""Writes a network as an ONNX file, and checks that the file is what was asked for."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from google.protobuf.message import DecodeError
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
+from torch import nn
+
+from bn_deploy.artifact import write_bytes
+from bn_deploy.errors import CheckFailed, ModelError
+from bn_deploy.spec import TensorSpec
+
+OPSET = 18
+"""The newest opset whose every operator TensorRT's parsers take and the exporter writes without converting."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What is in an ONNX file.
+
+    Attributes:
+        path: where it lies.
+        census: how often each operator occurs.
+        inputs, outputs: what goes in and out.
+        metadata: the model's key-value pairs.
+    """
+
+    path: Path
+    census: dict[str, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: dict[str, str]
+
+    @property
+    def batchnorms(self) -> int:
+        """How many BatchNormalization operators it has."""
+        return self.census.get("BatchNormalization", 0)
+
+
+def export(
+    network: nn.Module,
+    path: Path,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    metadata: Mapping[str, str],
+    batchnorms: int | None = None,
+) -> OnnxFile:
+    """Writes `network` to `path`; the same network gives the same bytes.
+
+    The exporter's own optimizer is left out, since it would fold batch norms behind our back: of its
+    passes only those that compute constants are run. The file says nothing of the machine that wrote it.
+
+    Args:
+        network: in eval mode, all of it.
+        path: where the file goes.
+        inputs, outputs: names, shapes and types; a None in a shape becomes a dynamic axis.
+        metadata: key-value pairs to store.
+        batchnorms: how many BatchNormalization operators there must be; None asks for nothing.
+
+    Raises:
+        ModelError: a part of the network is in training mode, or it cannot be exported.
+        CheckFailed: the file is invalid, or has other inputs, outputs or batch norms than asked for.
+        InputError: the file cannot be written.
+    """
+    _require_eval(network)
+    model = _to_ir(network, inputs, outputs)
+    _clean(model)
+    model.metadata_props.clear()
+    model.metadata_props.update(sorted(metadata.items()))
+    model.producer_name, model.producer_version = "bn-deploy", metadata.get("bn_deploy.version", "")
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise CheckFailed(f"the exported graph is not valid ONNX: {error}") from error
+    summary = _summary(path, proto)
+    _ensure(summary, inputs, outputs, batchnorms)
+    write_bytes(path, proto.SerializeToString(deterministic=True))
+    return summary
+
+
+def inspect(path: Path) -> OnnxFile:
+    """Reads what is in an ONNX file.
+
+    Raises:
+        ModelError: the file is missing or is not valid ONNX.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no ONNX file {path}; `bn-deploy export --fold-bn` makes one")
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a valid ONNX file: {_first_line(error)}") from error
+    return _summary(path, proto)
+
+
+def _require_eval(network: nn.Module) -> None:
+    """Refuses a network of which a part is in training mode: it would compute something else than in use."""
+    for name, module in network.named_modules():
+        if module.training:
+            raise ModelError(f"{name or 'the network'} is in training mode; call .eval() before exporting")
+
+
+def _to_ir(network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:
+    """Runs PyTorch's exporter without its optimizer."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({axis: batch for axis, size in enumerate(s.shape) if size is None} for s in inputs)
+    # Two rows: torch.export takes a size of 1 for a constant.
+    example = tuple(torch.zeros(spec.bind(2), dtype=getattr(torch, spec.dtype)) for spec in inputs)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                network,
+                example,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in inputs],
+                output_names=[spec.name for spec in outputs],
+                dynamic_shapes=shapes,
+            )
+    except Exception as error:  # the exporter runs foreign code
+        raise ModelError(f"the network cannot be exported to ONNX: {_first_line(error)}") from error
+    if program is None:
+        raise ModelError("the network cannot be exported to ONNX: the exporter returned nothing")
+    return program.model
+
+
+def _clean(model: ir.Model) -> None:
+    """Computes what is constant, drops what is unused, and removes every trace of the exporting machine."""
+    passes.InlinePass()(model)
+    fold_constants_ir(model)
+    ir.passes.Sequential(
+        RewritePass([materialize_reshape_shape_rule]),
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # The exporter records stack traces, source lines and paths in the metadata of nodes and values.
+        passes.ClearMetadataAndDocStringPass(),
+        passes.NameFixPass(),
+    )(model)
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    for node in model.graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _summary(path: Path, proto: onnx.ModelProto) -> OnnxFile:
+    """What `proto` holds."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    return OnnxFile(
+        path,
+        dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
+        tuple(_tensor_spec(value) for value in proto.graph.input if value.name not in constants),
+        tuple(_tensor_spec(value) for value in proto.graph.output),
+        {entry.key: entry.value for entry in proto.metadata_props},
+    )
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    sizes = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return TensorSpec(value.name, sizes, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+
+
+def _ensure(
+    summary: OnnxFile, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batchnorms: int | None
+) -> None:
+    """Checks what the export promises."""
+    if summary.inputs != tuple(inputs) or summary.outputs != tuple(outputs):
+        raise CheckFailed(
+            f"the exported graph takes {', '.join(map(str, summary.inputs))} and gives "
+            f"{', '.join(map(str, summary.outputs))}; asked for were {', '.join(map(str, inputs))} and "
+            f"{', '.join(map(str, outputs))}"
+        )
+    if batchnorms is not None and summary.batchnorms != batchnorms:
+        raise CheckFailed(
+            f"the exported graph has {summary.batchnorms} BatchNormalization operators, not {batchnorms}"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter's remarks about packages that are not used here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+

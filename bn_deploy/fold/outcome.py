@@ -1,0 +1,89 @@
+"""What becomes of each batch norm: folded by a rule, or kept for a reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a batch norm stands: its path and that of the layer that feeds it, if one was found."""
+
+    batchnorm: str
+    producer: str | None = None
+
+    def __str__(self) -> str:
+        return self.batchnorm if self.producer is None else f"{self.producer} -> {self.batchnorm}"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A batch norm that is gone.
+
+    Attributes:
+        site: where it stood.
+        rule: what removed it.
+        flavour: whose batch norm it was.
+        largest_scale: the largest |scale| that went into the weights.
+    """
+
+    site: Site
+    rule: str
+    flavour: str
+    largest_scale: float
+
+    def __str__(self) -> str:
+        return f"folded  {self.site}  by {self.rule}, {self.flavour}, largest scale {self.largest_scale:.3g}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A batch norm that stays, and why."""
+
+    site: Site
+    reason: str
+
+    def __str__(self) -> str:
+        return f"kept    {self.site}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What became of each batch norm of a network.
+
+    Attributes:
+        folded: those that are gone.
+        kept: those that stay, each with its reason.
+    """
+
+    folded: tuple[Folded, ...]
+    kept: tuple[Kept, ...]
+
+    def __str__(self) -> str:
+        total = len(self.folded) + len(self.kept)
+        head = f"batch norms {total} -> {len(self.kept)}"
+        return "\n".join([head, *(f"  {entry}" for entry in (*self.folded, *self.kept))])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A folded network and the report of what was done.
+
+    Attributes:
+        module: a new network; the one that was given is untouched.
+        report: the outcome of each batch norm.
+    """
+
+    module: nn.Module
+    report: FoldReport
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error
+    """Ends the examination of one batch norm; its text becomes the reason in the report."""

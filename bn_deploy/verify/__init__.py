@@ -1,0 +1,1 @@
+"""Evidence that the forms of a network compute the same."""
