@@ -114,6 +114,7 @@ class Artifact:
         sha256: digest of its content when it was made.
         made_by: the command that made it.
         made_from: digest of each thing it was made from, by kind: the link to its ancestors.
+        facts: what else is worth telling about it, fit for JSON.
     """
 
     kind: str
@@ -121,11 +122,14 @@ class Artifact:
     sha256: str
     made_by: str
     made_from: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, kind: str, path: Path, made_by: str, made_from: Mapping[str, str]) -> Artifact:
+    def of(
+        cls, kind: str, path: Path, made_by: str, made_from: Mapping[str, str], facts: Mapping[str, Any]
+    ) -> Artifact:
         """Describes the file at `path` as it is now."""
-        return cls(kind, path, sha256_file(path), made_by, dict(made_from))
+        return cls(kind, path, sha256_file(path), made_by, dict(made_from), dict(facts))
 
     def check(self) -> Artifact:
         """Returns itself if the file still has the recorded content.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bn_deploy.backends.base import Runner
 from bn_deploy.errors import InputError, NotAvailable
+
+if TYPE_CHECKING:
+    from bn_deploy.backends.base import Runner
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Backend:
         name: what the user types.
         module: the file that knows the runtime. It has `why_not() -> str | None`, the reason why it cannot
             run here, and `open_runner(source, *, threads)`, which returns a Runner or raises.
-        source: what `open_runner` takes: "module" (a torch module), "onnx" or "plan" (a path).
+        source: what `open_runner` takes: "network" (a TorchNetwork), "onnx" or "plan" (a path).
     """
 
     name: str
@@ -48,7 +50,7 @@ class Backend:
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("torch", "bn_deploy.backends.pytorch", "module"),
+    Backend("torch", "bn_deploy.backends.pytorch", "network"),
     Backend("ort", "bn_deploy.backends.onnxrt", "onnx"),
     Backend("trt", "bn_deploy.backends.trt", "plan"),
 )

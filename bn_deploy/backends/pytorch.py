@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 
 import torch
@@ -19,12 +20,31 @@ def why_not() -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A torch module with its boundary, which a module itself does not tell.
+
+    Attributes:
+        module: the network, in eval mode.
+        inputs: what it takes, in the order of its forward's arguments.
+        outputs: what it gives.
+    """
+
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def open_runner(source: TorchNetwork, *, threads: int) -> TorchRunner:
+    """A runner for `source`; see Backend.open."""
+    return TorchRunner(source, threads=threads)
+
+
 class TorchRunner:
     """A torch module in eval mode, without autograd, on as many CPU threads as asked for.
 
     Args:
-        network: the module; it is used, not copied.
-        inputs, outputs: its boundary. A module does not tell; the caller knows from the model's table.
+        network: the module with its boundary; it is used, not copied.
         threads: torch's threads while the runner is entered; the old number comes back after.
 
     Raises:
@@ -34,22 +54,15 @@ class TorchRunner:
     backend = "torch"
     provider = "eager"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        threads: int,
-    ) -> None:
-        if any(module.training for module in network.modules()):
+    def __init__(self, network: TorchNetwork, *, threads: int) -> None:
+        if any(module.training for module in network.module.modules()):
             raise ModelError("the network is in training mode; call .eval() before running it")
-        dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
+        dtypes = {p.dtype for p in network.module.parameters() if p.is_floating_point()}
         if len(dtypes) > 1 or not dtypes <= set(_PRECISIONS):
             raise ModelError(f"the network computes in {', '.join(sorted(map(str, dtypes)))}; expected one of fp32, fp16, bf16")
-        self.network = network
-        self.inputs = inputs
-        self.outputs = outputs
+        self._module = network.module
+        self.inputs = network.inputs
+        self.outputs = network.outputs
         self.device = "cpu"
         self.precision = _PRECISIONS[dtypes.pop()] if dtypes else Precision.FP32
         self._threads = threads
@@ -75,7 +88,7 @@ class TorchRunner:
     def enqueue(self) -> None:
         """See Runner. Blocks until the outputs are there."""
         with torch.inference_mode():
-            results = self.network(*self._loaded)
+            results = self._module(*self._loaded)
         self._results = results if isinstance(results, tuple) else (results,)
 
     def synchronize(self) -> None:

@@ -68,6 +68,8 @@ def compare(
     *,
     batch: int = 200,
     unavailable: Mapping[Stage, str] | None = None,
+    digests: Mapping[str, str] | None = None,
+    dataset: str = "",
     track: Track = silent,
 ) -> Parity:
     """Runs every form on every image and compares.
@@ -80,6 +82,7 @@ def compare(
         labels: (N,) the right answers.
         batch: how many images are in memory at a time.
         unavailable: forms that cannot be run here, with the reason; they appear in the result.
+        digests, dataset: noted in the result.
         track: follows the batches.
 
     Raises:
@@ -108,6 +111,8 @@ def compare(
         stages=tuple(_stage(stage, stream, total) for stage, stream in streams.items()),
         steps=_steps(streams, total),
         not_run={stage.value: reason for stage, reason in (unavailable or {}).items()},
+        digests=dict(digests or {}),
+        dataset=dataset,
     )
 
 

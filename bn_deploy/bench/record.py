@@ -1,0 +1,117 @@
+"""latency.json: what was measured, where, how, and on which files.
+
+Seconds throughout, raw samples, no derived figure: those are computed again by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bn_deploy.artifact import read_json, write_bytes
+from bn_deploy.bench.fields import fields
+from bn_deploy.bench.measure import MeasureOptions
+from bn_deploy.bench.stats import LatencyResult
+from bn_deploy.errors import InputError
+
+FORMAT = "bn-deploy-latency/1"
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "format": (str,),
+    "environment": (dict,),
+    "options": (dict,),
+    "artifacts": (dict,),
+    "dataset": (str,),
+    "results": (list,),
+}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """One measurement with everything that it depends on.
+
+    Attributes:
+        environment: what `environment()` said.
+        options: how it was measured.
+        artifacts: SHA-256 of each file that was timed, by kind.
+        dataset: name of the data set whose rows were fed.
+        results: the rows.
+
+    Raises:
+        InputError: no row, no versions in the environment, or a digest that is none.
+    """
+
+    environment: Mapping[str, Any]
+    options: MeasureOptions
+    artifacts: Mapping[str, str]
+    dataset: str
+    results: tuple[LatencyResult, ...]
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise InputError("a latency record needs at least one result")
+        if not isinstance(self.environment.get("versions"), Mapping):
+            raise InputError("the environment of a latency record needs versions: they decide what compares")
+        for kind, digest in self.artifacts.items():
+            if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+                raise InputError(f"artifact {kind}: {digest!r} is no SHA-256 digest")
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return {
+            "format": FORMAT,
+            "environment": dict(self.environment),
+            "options": self.options.to_json(),
+            "artifacts": dict(self.artifacts),
+            "dataset": self.dataset,
+            "results": [result.to_json() for result in self.results],
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> LatencyRecord:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: it is something else, or of a format that this version does not know.
+        """
+        # Before the fields: another format may well have others.
+        if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
+            raise InputError(f"the latency record has the format {value['format']!r}; expected {FORMAT!r}")
+        row = fields(value, _KINDS, "the latency record")
+        return cls(
+            environment=row["environment"],
+            options=MeasureOptions.from_json(row["options"]),
+            artifacts=row["artifacts"],
+            dataset=row["dataset"],
+            results=tuple(
+                LatencyResult.from_json(result, f"result {position}")
+                for position, result in enumerate(row["results"])
+            ),
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes the record, without indentation: thousands of samples, one a line, are no easier to read.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        text = json.dumps(self.to_json(), allow_nan=False, separators=(",", ":"))
+        write_bytes(path, (text + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyRecord:
+        """Reads what `write` wrote.
+
+        Raises:
+            InputError: the file cannot be read, or is no latency record; the message names it.
+        """
+        value = read_json(path)
+        try:
+            return cls.from_json(value)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error

@@ -1,0 +1,73 @@
+"""The command line: a lazy group of commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+from bn_deploy.errors import BnDeployError
+from bn_deploy.version import version
+
+COMMANDS: tuple[str, ...] = ("train", "export", "build", "verify", "bench", "run", "report", "doctor")
+"""The commands in the order of the chain; each is `command` in the file of its name."""
+
+
+@dataclass
+class Settings:
+    """What the options of any command may change for the whole process."""
+
+    verbose: bool = False
+
+
+class _Commands(click.Group):
+    """Loads a command's file when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"bn_deploy.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version(), prog_name="bn-deploy")
+def group() -> None:
+    """Deploy batch-normalized networks: fold every batch norm, export ONNX, build TensorRT, prove it.
+
+    The commands work one after the other on one folder, --run DIR. `bn-deploy run` does them all.
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0 done, 1 a check failed, 2 bad input or usage,
+    3 not available here, 4 inconclusive, 130 interrupted. A failure is one line on stderr.
+    """  # noqa: D205 - the statuses are the summary
+    settings = Settings()
+    try:
+        result = group.main(arguments, prog_name="bn-deploy", standalone_mode=False, obj=settings)
+    except BnDeployError as error:
+        return _fail(str(error), error.exit_code, settings)
+    except click.exceptions.Abort:
+        return _fail("interrupted", 130, settings)
+    except click.ClickException as error:
+        hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(f"{error.format_message()}{hint}", 2, settings)
+    except Exception as error:  # noqa: BLE001 - a fault of ours still ends in one line
+        return _fail(f"internal error, {type(error).__name__}: {error} (--verbose shows the trace)", 1, settings)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int, settings: Settings) -> int:
+    """Tells stderr what went wrong, in one line."""
+    if settings.verbose:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    print(f"bn-deploy: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,139 @@
+"""Every option once, as a value, so that names and help texts cannot differ between commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bn_deploy.backends import BACKENDS
+from bn_deploy.data import AUTO, CHOICES
+from bn_deploy.spec import BatchRange
+
+F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[F], F]
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.obj.verbose = True
+
+
+def _batch_range(_: click.Context, __: click.Parameter, value: str | None) -> BatchRange | None:
+    if value is None:
+        return None
+    try:
+        return BatchRange.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _batch_sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected sizes such as 1,8,64, not {value!r}") from None
+    if min(sizes) < 1:
+        raise click.BadParameter(f"a batch size must be at least 1, not {min(sizes)}")
+    return sizes
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+run = click.option(
+    "--run",
+    "run_dir",
+    type=_FOLDER,
+    default=Path("runs/lenet"),
+    show_default=True,
+    help="The folder of this run; every command reads and writes fixed names in it.",
+)
+verbose = click.option(
+    "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=_set_verbose, help="Show the trace of an error."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+data_dir = click.option(
+    "--data-dir", type=_FOLDER, help="Folder of the data set's files. [default: $BN_DEPLOY_DATA, the user cache]"
+)
+dataset = click.option(
+    "--dataset",
+    type=click.Choice(CHOICES),
+    default="fashion-mnist",
+    show_default=True,
+    help=f"What to train on; {AUTO} takes the synthetic set where Fashion-MNIST cannot be had.",
+)
+model = click.option("--model", default="lenet", show_default=True, help="The network to train.")
+norm = click.option(
+    "--norm", default="custom", show_default=True, help="custom: the hand-written batch norm; torch: nn.BatchNorm."
+)
+epochs = click.option("--epochs", type=int, default=10, show_default=True, help="Passes over the training images.")
+train_batch = click.option("--batch", type=int, default=256, show_default=True, help="Images per training step.")
+lr = click.option("--lr", type=float, default=1.0, show_default=True, help="Learning rate of plain SGD.")
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the images' order.")
+statistics_images = click.option(
+    "--statistics-images",
+    type=int,
+    default=10_000,
+    show_default=True,
+    help="Training images over which the final batch-norm statistics are taken.",
+)
+checkpoint = click.option(
+    "--checkpoint", type=_FILE, help="Take the network from this file instead of the run's own checkpoint."
+)
+fold_bn = click.option(
+    "--fold-bn", is_flag=True, help="Also write model.folded.onnx, with batch norms folded into the weights before them."
+)
+strict = click.option("--strict", is_flag=True, help="Fail, with exit code 1, if a batch norm stays.")
+batch_range = click.option(
+    "--batch",
+    "batch",
+    callback=_batch_range,
+    metavar="MIN:OPT:MAX",
+    help="Batch sizes that the engine accepts and is tuned for. [default: 1:64:256]",
+)
+workspace = click.option("--workspace-mib", type=click.IntRange(min=1), help="GPU memory a kernel may use, MiB.")
+tf32 = click.option("--tf32", is_flag=True, help="Allow TF32 products, which keep 10 bits of the mantissa.")
+optimization_level = click.option(
+    "--optimization-level", type=click.IntRange(0, 5), help="How hard TensorRT searches for fast kernels."
+)
+require_engine = click.option(
+    "--require-engine", is_flag=True, help="Fail, with exit code 3, where the engine cannot be run."
+)
+backends = click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice([row.name for row in BACKENDS]),
+    help="Time only this one; may be given again. [default: all that are available]",
+)
+batch_sizes = click.option(
+    "--batch", "batch", default="1,8,64,256", show_default=True, callback=_batch_sizes, help="Batch sizes to time."
+)
+scope = click.option(
+    "--scope",
+    type=click.Choice(["end_to_end", "compute"]),
+    default="end_to_end",
+    show_default=True,
+    help="Time inputs in to outputs out, or the computation alone.",
+)
+budget = click.option(
+    "--budget", type=float, default=1.3, show_default=True, help="Seconds for each candidate at each batch size."
+)
+threads = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each backend."
+)
+
+
+def common(command: F) -> F:
+    """The options that every command has."""
+    return as_json(verbose(command))
+
+
+def training(command: F) -> F:
+    """The options of everything that trains."""
+    for option in reversed((dataset, model, norm, epochs, train_batch, lr, seed, statistics_images)):
+        command = option(command)
+    return command

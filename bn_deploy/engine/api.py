@@ -1,0 +1,233 @@
+"""The one place that imports TensorRT: `tensorrt` 8.5 to 11, or `tensorrt_rtx`.
+
+What a version can do is asked of its names (does this member exist?), never of its version number:
+TensorRT-RTX counts 1.x and has TensorRT 11's interface. Nothing here creates a Builder or a Runtime.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib import import_module
+from typing import Any
+
+from bn_deploy.engine import driver
+from bn_deploy.errors import ModelError, NotAvailable
+
+# Module -> the extra that installs it. TensorRT first: it is the faster one, where it can work.
+EXTRAS: Mapping[str, str] = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
+
+# DataType by name: its numbers differ between versions, and trt.nptype() fails for every type in 8.5 under
+# numpy 1.24 to 1.26. The other types (BF16, FP8, INT4, ...) have no counterpart in numpy.
+NUMPY_TYPES: Mapping[str, str] = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
+
+# Two spellings of the same processor.
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def operating_system() -> str:
+    """This machine's operating system: "linux", "windows", ..."""
+    return platform.system().lower()
+
+
+def architecture() -> str:
+    """This machine's processor family: "x86_64", "aarch64", ..."""
+    machine = platform.machine().lower()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+@dataclass
+class Log:
+    """What TensorRT said, from warnings up, as pairs of severity name and text."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings, in order."""
+        return tuple(text for severity, text in self.lines if severity == "WARNING")
+
+    def errors(self) -> tuple[str, ...]:
+        """The errors, in order."""
+        return tuple(text for severity, text in self.lines if severity != "WARNING")
+
+
+class TensorRT:
+    """One TensorRT module and the questions that this package asks of it.
+
+    Attributes:
+        module: the Python module. It ships no types; every use of it is checked against the real names of
+            the supported versions by a test.
+        name: "tensorrt" or "tensorrt_rtx".
+        version: its own version number, to be shown and compared for equality, never to be branched on.
+        said: what TensorRT has said since the last `listen`.
+    """
+
+    def __init__(self, name: str, module: Any) -> None:
+        self.name = name
+        self.module = module
+        self.version = str(module.__version__)
+        self.said = Log()
+
+    def __str__(self) -> str:
+        return f"{'TensorRT-RTX' if self.name == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
+
+    @property
+    def builds_without_gpu(self) -> bool:
+        """Whether it compiles for named compute capabilities instead of the GPU it finds."""
+        return hasattr(self.module.IBuilderConfig, "set_compute_capability")
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether each tensor has the type that the graph gives it: opted into (10), or always (11, RTX).
+
+        Where not (8.5), flags allow the builder reduced precision, kernel by kernel.
+        """
+        return "STRONGLY_TYPED" in self.module.NetworkDefinitionCreationFlag.__members__
+
+    @property
+    def network_flags(self) -> int:
+        """The argument of `create_network`: an explicit batch and, where there is a choice, strong types."""
+        flag = self.module.NetworkDefinitionCreationFlag.__members__
+        bits = 0
+        if "EXPLICIT_BATCH" in flag:  # gone in 11; without it 8.5 makes a network the ONNX parser refuses
+            bits |= 1 << int(flag["EXPLICIT_BATCH"])
+        # 11 and RTX are always typed: there the member is a leftover, and no precision flag exists.
+        if self.strongly_typed and "FP16" in self.module.BuilderFlag.__members__:
+            bits |= 1 << int(flag["STRONGLY_TYPED"])
+        return bits
+
+    @property
+    def has_tf32_flag(self) -> bool:
+        """Whether float32 products in TF32 can be allowed and forbidden; allowed is TensorRT's default."""
+        return "TF32" in self.module.BuilderFlag.__members__
+
+    @property
+    def has_optimization_level(self) -> bool:
+        """Whether the builder can be told how hard to search (8.6 and later)."""
+        return hasattr(self.module.IBuilderConfig, "builder_optimization_level")
+
+    @property
+    def compute_capabilities(self) -> dict[str, Any]:
+        """What can be named as a target, such as "8.6" -> ComputeCapability.SM86; empty if nothing can."""
+        if not self.builds_without_gpu:
+            return {}
+        members = self.module.ComputeCapability.__members__
+        digits = {name: name[2:] for name in members if name.startswith("SM") and name[2:].isdigit()}
+        return {f"{number[:-1]}.{number[-1]}": members[name] for name, number in digits.items()}
+
+    @property
+    def plan_systems(self) -> tuple[str, ...]:
+        """The operating systems on which a plan built here can run.
+
+        TensorRT's plans are bound to the system they were built on. TensorRT-RTX compiles on the target and
+        its plans run on Linux and Windows (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
+        """
+        return ("linux", "windows") if self.builds_without_gpu else (operating_system(),)
+
+    def numpy_type(self, data_type: Any, tensor: str) -> str:
+        """The name that numpy has for a DataType.
+
+        Raises:
+            ModelError: numpy has no such type; `tensor` names what has it.
+        """
+        try:
+            return NUMPY_TYPES[data_type.name]
+        except KeyError:
+            raise ModelError(
+                f"tensor {tensor} has the type {data_type.name}, which numpy lacks; inputs and outputs must "
+                f"be one of {', '.join(NUMPY_TYPES.values())}"
+            ) from None
+
+    @cached_property
+    def logger(self) -> Any:
+        """The one logger of this process.
+
+        TensorRT keeps the first logger it is given and ignores every other while objects that use it live,
+        so there must never be a second.
+        """
+        log = self.said
+
+        class Collector(self.module.ILogger):  # type: ignore[misc, name-defined]  # the module is untyped
+            def __init__(self, module: Any) -> None:
+                module.ILogger.__init__(self)
+
+            def log(self, severity: Any, msg: str) -> None:
+                if severity.name in {"INTERNAL_ERROR", "ERROR", "WARNING"}:
+                    log.lines.append((severity.name, msg))
+
+        return Collector(self.module)
+
+    @contextmanager
+    def listen(self) -> Iterator[Log]:
+        """Yields what TensorRT says from here on; what it said before is forgotten."""
+        self.said.lines.clear()
+        yield self.said
+
+
+def find(name: str | None = None) -> TensorRT:
+    """The TensorRT to use: the one called `name`, or else the one that can do most on this machine.
+
+    Where there is a GPU that is `tensorrt`; elsewhere `tensorrt_rtx`, which alone builds without one.
+
+    Raises:
+        NotAvailable: it is not installed or does not load; the message names the extra that brings it.
+    """
+    names = list(EXTRAS) if name is None else [name]
+    if len(names) > 1 and driver.why_no_gpu() is not None:
+        names.reverse()
+    reasons = []
+    for candidate in names:
+        found = _load(candidate)
+        if isinstance(found, TensorRT):
+            return found
+        reasons.append(found)
+    if name is not None:
+        raise NotAvailable(f"{reasons[0]}; {_install(name)}")
+    raise NotAvailable(
+        f"{' and '.join(reasons)}; {_install('tensorrt_rtx')} (builds anywhere) or {_install('tensorrt')}"
+    )
+
+
+def why_not() -> str | None:
+    """None if a TensorRT loads here, else the reason and what would change it."""
+    try:
+        find()
+    except NotAvailable as error:
+        return str(error)
+    return None
+
+
+def _install(name: str) -> str:
+    return f"pip install 'bn-deploy[{EXTRAS[name]}]'"
+
+
+@cache
+def _load(name: str) -> TensorRT | str:
+    """The module called `name`, or why it cannot be used; tried once in a process."""
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return f"{name} is not installed"
+        return f"{name} is installed but does not load ({error})"
+    except Exception as error:  # its libraries are loaded on import, and fail in many ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return f"{name} is installed but does not load ({reason[0]})"
+    # The package `tensorrt` can be present without its libraries, and an empty folder is a module too.
+    missing = [
+        part for part in ("__version__", "Builder", "OnnxParser", "Runtime") if not hasattr(module, part)
+    ]
+    if missing:
+        return f"{name} is installed but incomplete (it has no {missing[0]})"
+    return TensorRT(name, module)

@@ -1,0 +1,273 @@
+"""The JSON beside a plan: what it was built from, how, and where it may run.
+
+A plan says nothing of itself that can be read without TensorRT, and TensorRT refuses a foreign plan only
+after it was started, with a message about an internal error. The plan's file stays as TensorRT made it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bn_deploy.artifact import sha256_bytes, write_json
+from bn_deploy.engine.api import TensorRT, architecture, operating_system
+from bn_deploy.engine.driver import Gpu
+from bn_deploy.errors import InputError
+from bn_deploy.spec import BatchRange, Precision, TensorSpec
+
+FORMAT = "bn-deploy-plan/1"
+
+_REBUILD = "build it again with `bn-deploy build`"
+
+
+def sidecar_path(plan_path: Path) -> Path:
+    """Where the side-car of the plan at `plan_path` lies."""
+    return plan_path.with_name(plan_path.name + ".json")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is known of a plan. Two builds of the same thing on the same machine give equal ones.
+
+    Attributes:
+        plan_sha256: digest of the plan's file.
+        plan_bytes: its size.
+        onnx_sha256: digest of the ONNX file that it was built from.
+        package_version: the version of bn-deploy that built it.
+        tensorrt: the module that built it, "tensorrt" or "tensorrt_rtx"; the only one that can load it.
+        tensorrt_version: its version; the plan loads on no other.
+        systems: the operating systems it runs on.
+        architecture: the processor family of the host.
+        compute_capabilities: the GPUs it runs on; "8.6" is that one, "8.0+" that one and all later ones.
+        gpu: the GPU it was tuned on; None if it was built without one.
+        settings: the builder's settings as read back from it, by name: TensorRT's enum values differ
+            between versions.
+        batch: the batch sizes it accepts.
+        precision: the number format it computes in, read back from the network.
+        inputs: what it takes.
+        outputs: what it gives.
+    """
+
+    plan_sha256: str
+    plan_bytes: int
+    onnx_sha256: str
+    package_version: str
+    tensorrt: str
+    tensorrt_version: str
+    systems: tuple[str, ...]
+    architecture: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    settings: Mapping[str, Any]
+    batch: BatchRange
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def typed(self) -> bool:
+        """Whether the builder had to keep the graph's types (else it was allowed to lower them)."""
+        return self.settings.get("typing") == "strong"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that `from_json` reads."""
+        return {
+            "format": FORMAT,
+            "plan_sha256": self.plan_sha256,
+            "plan_bytes": self.plan_bytes,
+            "onnx_sha256": self.onnx_sha256,
+            "package_version": self.package_version,
+            "tensorrt": self.tensorrt,
+            "tensorrt_version": self.tensorrt_version,
+            "systems": list(self.systems),
+            "architecture": self.architecture,
+            "compute_capabilities": list(self.compute_capabilities),
+            "gpu": self.gpu,
+            "settings": dict(self.settings),
+            "batch": [self.batch.minimum, self.batch.optimum, self.batch.maximum],
+            "precision": self.precision.value,
+            "inputs": [_spec_to_json(spec) for spec in self.inputs],
+            "outputs": [_spec_to_json(spec) for spec in self.outputs],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Sidecar:
+        """Reads what `to_json` gives, and nothing else.
+
+        Raises:
+            ValueError: a field is missing, unknown, or not of its kind; the message names it.
+        """
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")  # noqa: TRY004 - a file's content, not a caller's type
+        if value.get("format") != FORMAT:
+            raise ValueError(f"its format is {value.get('format')!r}, not {FORMAT!r}")
+        if (unlike := set(value) ^ {"format", *_FIELDS}) != set():
+            name = min(unlike)
+            raise ValueError(f"it {'has the unknown' if name in value else 'lacks the'} field {name!r}")
+        fields = {}
+        for name, read in _FIELDS.items():
+            try:
+                fields[name] = read(value[name])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"its field {name!r} is malformed") from error
+        return cls(**fields)
+
+
+def write(plan_path: Path, sidecar: Sidecar) -> Path:
+    """Writes the side-car of the plan at `plan_path`, whole or not at all, and returns where."""
+    path = sidecar_path(plan_path)
+    write_json(path, sidecar.to_json())
+    return path
+
+
+def read(plan_path: Path) -> Sidecar:
+    """The side-car of the plan at `plan_path`.
+
+    Raises:
+        InputError: the plan or the side-car is missing or malformed, or they do not belong together.
+    """
+    return read_plan(plan_path)[0]
+
+
+def read_plan(plan_path: Path) -> tuple[Sidecar, bytes]:
+    """The side-car and the very bytes of the plan that it was checked against.
+
+    Raises:
+        InputError: the plan or the side-car is missing or malformed, or they do not belong together.
+    """
+    try:
+        plan = plan_path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {plan_path}: {error.strerror}") from error
+    path = sidecar_path(plan_path)
+    try:
+        sidecar = Sidecar.from_json(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(f"{plan_path} has no side-car {path.name} beside it; {_REBUILD}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+        raise InputError(f"{path} is not a plan's side-car: {reason}; {_REBUILD}") from error
+    if (len(plan), sha256_bytes(plan)) != (sidecar.plan_bytes, sidecar.plan_sha256):
+        raise InputError(
+            f"{plan_path} is not the plan that {path.name} describes (its SHA-256 differs); {_REBUILD}"
+        )
+    return sidecar, plan
+
+
+def mismatch(sidecar: Sidecar, trt: TensorRT, gpu: Gpu) -> str | None:
+    """Why the plan cannot run here, told before TensorRT is touched; None if nothing speaks against it."""
+    pairs = (
+        (f"{sidecar.tensorrt} {sidecar.tensorrt_version}", f"{trt.name} {trt.version}"),
+        (sidecar.architecture, architecture()),
+    )
+    for built, here in pairs:
+        if built != here:
+            return f"was built for {built}, and this is {here}; {_REBUILD} here"
+    if operating_system() not in sidecar.systems:
+        return (
+            f"was built for {' or '.join(sidecar.systems)}, and this is {operating_system()}; {_REBUILD} here"
+        )
+    if not any(_covers(capability, gpu.compute_capability) for capability in sidecar.compute_capabilities):
+        built = ", ".join(sidecar.compute_capabilities)
+        return f"was built for the compute capabilities {built}, and this is {gpu}; {_REBUILD} for it"
+    return None
+
+
+def capability(text: str) -> tuple[int, int]:
+    """Reads a compute capability such as "8.6" or "8.0+", without regard to the plus.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    major, minor = text.removesuffix("+").split(".")
+    if not (major.isdecimal() and minor.isdecimal()):
+        raise ValueError(f"not a compute capability: {text!r}")
+    return int(major), int(minor)
+
+
+def _covers(text: str, wanted: tuple[int, int]) -> bool:
+    return wanted >= capability(text) if text.endswith("+") else wanted == capability(text)
+
+
+def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(value)
+    return value
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:  # a bool is an int, too
+        raise ValueError(value)
+    return value
+
+
+def _digest(value: Any) -> str:
+    if len(_text(value)) != 64 or set(value) - set("0123456789abcdef"):
+        raise ValueError(value)
+    return str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(item) for item in _list(value))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(value)
+    return value
+
+
+def _capabilities(value: Any) -> tuple[str, ...]:
+    texts = _texts(value)
+    for text in texts:
+        capability(text)
+    return texts
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(value)  # noqa: TRY004 - a file's content, not a caller's type
+    return value
+
+
+def _batch(value: Any) -> BatchRange:
+    return BatchRange(*(_size(item) for item in _list(value)))
+
+
+def _specs(value: Any) -> tuple[TensorSpec, ...]:
+    specs = []
+    for item in _list(value):
+        if set(item) != {"name", "shape", "dtype"} or not isinstance(item["shape"], list):
+            raise ValueError(item)
+        shape = tuple(None if size is None else _size(size) for size in item["shape"])
+        specs.append(TensorSpec(_text(item["name"]), shape, _text(item["dtype"])))
+    return tuple(specs)
+
+
+# How each field is read, in the order of the file.
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "plan_sha256": _digest,
+    "plan_bytes": _size,
+    "onnx_sha256": _digest,
+    "package_version": _text,
+    "tensorrt": _text,
+    "tensorrt_version": _text,
+    "systems": _texts,
+    "architecture": _text,
+    "compute_capabilities": _capabilities,
+    "gpu": lambda value: None if value is None else _text(value),
+    "settings": _settings,
+    "batch": _batch,
+    "precision": Precision,
+    "inputs": _specs,
+    "outputs": _specs,
+}

@@ -1,0 +1,82 @@
+"""The whole chain as one function, read top to bottom, and the report of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bn_deploy import run_folder as kinds
+from bn_deploy.artifact import read_json, write_json
+from bn_deploy.bench.measure import MeasureOptions
+from bn_deploy.bench.record import LatencyRecord
+from bn_deploy.data.dataset import Dataset
+from bn_deploy.engine.build import BuildOptions
+from bn_deploy.errors import NotAvailable
+from bn_deploy.export.onnx_file import inspect
+from bn_deploy.pipeline.evidence import bench, verify
+from bn_deploy.pipeline.make import build, export, train
+from bn_deploy.report.report import Report
+from bn_deploy.run_folder import RunFolder
+from bn_deploy.spec import Track, silent
+from bn_deploy.train.recipe import Recipe
+from bn_deploy.verify.parity import Parity
+
+
+def everything(
+    run: RunFolder,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    model_name: str = "lenet",
+    norm: str = "custom",
+    build_options: BuildOptions | None = None,
+    measure_options: MeasureOptions | None = None,
+    threads: int = 1,
+    data_dir: Path | None = None,
+    track: Track = silent,
+) -> Report:
+    """Trains, exports, folds, builds, verifies and times a network; writes report.json beside the rest.
+
+    What this machine lacks for the engine is no error: the report says what was left out, and why.
+
+    Raises:
+        BnDeployError: a stage failed; files of the stages before it are in the folder.
+    """
+    missing: dict[str, str] = {}
+    train(run, dataset, recipe, model_name=model_name, norm=norm, track=track)
+    export(run, checkpoint=None, fold_bn=True)
+    try:
+        build(run, build_options or BuildOptions())
+    except NotAvailable as error:
+        missing["build"] = str(error)
+    verify(run, data_dir=data_dir, threads=threads, track=track)
+    bench(run, measure_options or MeasureOptions(), threads=threads, data_dir=data_dir, track=track)
+    report = collect(run, missing)
+    write_json(run.path(kinds.REPORT), report.to_json())
+    run.record(kinds.REPORT, made_from={kinds.FOLDED: run.require(kinds.FOLDED).sha256})
+    return report
+
+
+def collect(run: RunFolder, missing: dict[str, str] | None = None) -> Report:
+    """What the run folder's files say, as one report. Evidence that is not there yet is left out.
+
+    Raises:
+        RunFolderError: model.folded.onnx is missing, or a file is not the recorded one.
+    """
+    folded = run.require(kinds.FOLDED)
+    native = run.require(kinds.NATIVE)
+    training = run.require(kinds.TRAINING) if kinds.CHECKPOINT in folded.made_from else None
+    parity = run.require(kinds.PARITY) if run.find(kinds.PARITY) else None
+    latency = run.require(kinds.LATENCY) if run.find(kinds.LATENCY) else None
+    plan = run.require(kinds.PLAN) if run.find(kinds.PLAN) else None
+    origin = {key.removeprefix("bn_deploy."): value for key, value in inspect(folded.path).metadata.items()}
+    return Report(
+        origin=origin,
+        training=read_json(training.path) if training else None,
+        census={"native": dict(native.facts["census"]), "folded": dict(folded.facts["census"])},
+        folds=dict(folded.facts["folds"]),
+        engine={**plan.facts, "file": plan.path.name} if plan else None,
+        parity=Parity.from_json(read_json(parity.path)) if parity else None,
+        latency=LatencyRecord.read(latency.path) if latency else None,
+        unavailable={**(dict(latency.facts["unavailable"]) if latency else {}), **(missing or {})},
+        digests={a.kind: a.sha256 for a in (folded, native, plan) if a},
+    )

@@ -1,0 +1,229 @@
+"""Evidence about the files of a run: verify and bench. Each function is one command."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bn_deploy import data
+from bn_deploy import run_folder as kinds
+from bn_deploy.artifact import write_json
+from bn_deploy.backends import BACKENDS, backend
+from bn_deploy.backends.base import Array, Feeds, Runner
+from bn_deploy.backends.pytorch import TorchNetwork
+from bn_deploy.batchnorm.convert import convert
+from bn_deploy.bench.environment import environment
+from bn_deploy.bench.measure import Candidate, MeasureOptions, measure
+from bn_deploy.bench.record import LatencyRecord
+from bn_deploy.data.dataset import Dataset
+from bn_deploy.errors import DataError, NotAvailable, RunFolderError
+from bn_deploy.export.onnx_file import export as export_onnx
+from bn_deploy.fold.modules import fold
+from bn_deploy.model import model
+from bn_deploy.run_folder import RunFolder
+from bn_deploy.spec import Stage, Track, silent
+from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint
+from bn_deploy.verify.compare import Reference, compare
+from bn_deploy.verify.parity import Parity
+
+
+def _origin(run: RunFolder) -> Checkpoint:
+    """The checkpoint that the folded model was made from."""
+    ancestors = run.require(kinds.FOLDED).made_from
+    for kind in (kinds.CHECKPOINT, kinds.FOREIGN_CHECKPOINT):
+        if kind in ancestors:
+            return load_checkpoint(run.require(kind).path)
+    raise RunFolderError(f"{run.path(kinds.FOLDED)} does not say which checkpoint it was made from")
+
+
+def load_test_set(checkpoint: Checkpoint, data_dir: Path | None, track: Track = silent) -> Dataset:
+    """The data that a checkpoint was trained on.
+
+    Raises:
+        DataError: they cannot be had, or are not the same.
+    """
+    dataset = data.load(checkpoint.dataset, data_dir=data_dir, track=track)
+    if dataset.digest != checkpoint.dataset_digest:
+        raise DataError(f"the data set {dataset.name} here is not the one that the checkpoint was trained on")
+    return dataset
+
+
+def verify(
+    run: RunFolder,
+    *,
+    data_dir: Path | None = None,
+    require_engine: bool = False,
+    threads: int = 1,
+    track: Track = silent,
+) -> Parity:
+    """Compares trained, converted, folded, ONNX and engine over the test set; writes parity.json.
+
+    Raises:
+        RunFolderError: a file is missing or stale.
+        NotAvailable: ONNX Runtime is missing, or the engine cannot be run here and `require_engine` is set.
+    """
+    checkpoint = _origin(run)
+    dataset = load_test_set(checkpoint, data_dir, track)
+    row = model(checkpoint.model)
+    converted = convert(checkpoint.network)
+    forms = {
+        Stage.TRAINED: checkpoint.network,
+        Stage.CONVERTED: converted,
+        Stage.FOLDED: fold(converted).module,
+    }
+    folded = run.require(kinds.FOLDED)
+    digests = {**folded.made_from, kinds.FOLDED: folded.sha256}
+    not_run: dict[Stage, str] = {}
+    with ExitStack() as stack:
+        runners: dict[Stage, Runner] = {
+            stage: stack.enter_context(
+                backend("torch").open(TorchNetwork(network, row.inputs, row.outputs), threads=threads)
+            )
+            for stage, network in forms.items()
+        }
+        runners[Stage.ONNX] = stack.enter_context(backend("ort").open(folded.path, threads=threads))
+        try:
+            plan = _plan(run)
+            runners[Stage.ENGINE] = stack.enter_context(backend("trt").open(plan, threads=threads))
+            digests[kinds.PLAN] = run.require(kinds.PLAN).sha256
+        except NotAvailable as error:
+            if require_engine:
+                raise
+            not_run[Stage.ENGINE] = str(error)
+        parity = compare(
+            runners,
+            _float64(checkpoint),
+            dataset.test.images,
+            dataset.test.labels,
+            unavailable=not_run,
+            digests=digests,
+            dataset=dataset.name,
+            track=track,
+        )
+    write_json(run.path(kinds.PARITY), parity.to_json())
+    run.record(kinds.PARITY, made_from=digests)
+    return parity
+
+
+def _plan(run: RunFolder) -> Path:
+    """The run folder's plan; that there is none yet makes the engine unavailable, a stale one is an error."""
+    if run.find(kinds.PLAN) is None:
+        raise NotAvailable("no engine has been built yet; `bn-deploy build` makes one")
+    return run.require(kinds.PLAN).path
+
+
+def _float64(checkpoint: Checkpoint) -> Reference:
+    """The trained network in float64: the arbiter."""
+    network = copy.deepcopy(checkpoint.network).double().eval()
+
+    def run_network(images: Array) -> Array:
+        with torch.inference_mode():
+            logits: Array = network(torch.from_numpy(images.astype(np.float64))).numpy()
+        return logits
+
+    return run_network
+
+
+@dataclass(frozen=True)
+class Benched:
+    """What `bench` measured, and which backends it could not measure, each with the reason."""
+
+    record: LatencyRecord
+    unavailable: dict[str, str]
+
+
+def bench(
+    run: RunFolder,
+    options: MeasureOptions,
+    *,
+    backends: Sequence[str] = (),
+    threads: int = 1,
+    data_dir: Path | None = None,
+    track: Track = silent,
+) -> Benched:
+    """Times the forms of the network in each backend; writes latency.json.
+
+    Args:
+        run: where the models are.
+        options: batch sizes, scope and how long.
+        backends: which ones, each of which must then be there; none means all that are.
+        threads: CPU threads of each backend that has them.
+        data_dir: the folder of the data set, whose test images are the inputs.
+        track: follows the measurement.
+
+    Raises:
+        RunFolderError: a file is missing or stale.
+        NotAvailable: a backend that was named, or every one, cannot run here.
+        InputError: an engine does not take one of the batch sizes.
+    """
+    checkpoint = _origin(run)
+    images = load_test_set(checkpoint, data_dir, track).test.images
+    name = model(checkpoint.model).inputs[0].name
+    unavailable: dict[str, str] = {}
+    candidates: list[Candidate] = []
+    digests: dict[str, str] = {}
+    with ExitStack() as stack:
+        for row in BACKENDS:
+            if backends and row.name not in backends:
+                continue
+            try:
+                for label, runner in _open(row.name, run, checkpoint, threads, stack, digests):
+                    candidates.append(Candidate(label, runner, None if row.source == "plan" else threads))
+            except NotAvailable as error:
+                if backends:
+                    raise
+                unavailable[row.name] = str(error)
+
+        def feeds(batch: int) -> Feeds:
+            return {name: np.resize(images, (batch, *images.shape[1:]))}
+
+        results = measure(candidates, feeds, options, track=track)
+    record = LatencyRecord(environment(), options, digests, checkpoint.dataset, tuple(results))
+    record.write(run.path(kinds.LATENCY))
+    run.record(kinds.LATENCY, made_from=digests, facts={"unavailable": unavailable})
+    return Benched(record, unavailable)
+
+
+def _open(
+    name: str,
+    run: RunFolder,
+    checkpoint: Checkpoint,
+    threads: int,
+    stack: ExitStack,
+    digests: dict[str, str],
+) -> list[tuple[str, Runner]]:
+    """Opens every form that backend `name` runs, labelled, and notes the digests of their files."""
+    row = model(checkpoint.model)
+    custom = {"custom": checkpoint.network} if checkpoint.norm == "custom" else {}
+    folded = run.require(kinds.FOLDED)
+    digests |= {**folded.made_from, kinds.FOLDED: folded.sha256}
+
+    def enter(source: object) -> Runner:
+        return stack.enter_context(backend(name).open(source, threads=threads))
+
+    if name == "torch":
+        native = convert(checkpoint.network)
+        networks = {**custom, "native": native, "folded": fold(native).module}
+        return [(k, enter(TorchNetwork(n, row.inputs, row.outputs))) for k, n in networks.items()]
+    if name == "trt":
+        plan = enter(_plan(run))
+        digests[kinds.PLAN] = run.require(kinds.PLAN).sha256
+        return [("folded", plan)]
+    native_file = run.require(kinds.NATIVE)
+    digests[kinds.NATIVE] = native_file.sha256
+    files = {"native": native_file.path, "folded": folded.path}
+    for label, network in custom.items():
+        # The hand-written layer as it stands, in elementwise operators: what converting and folding are
+        # measured against. It is of no other use, so it is no file of the run.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = folder / "model.custom.onnx"
+        export_onnx(network, path, inputs=row.inputs, outputs=row.outputs, metadata={}, batchnorms=0)
+        files = {label: path, **files}
+    return [(label, enter(path)) for label, path in files.items()]

@@ -1,0 +1,156 @@
+"""What makes the files of a run: train, export, build. Each function is one command.
+
+A function reads what it needs from the run folder, calls the stages, and writes and records what they made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bn_deploy import run_folder as kinds
+from bn_deploy.artifact import write_json
+from bn_deploy.batchnorm.convert import convert
+from bn_deploy.batchnorm.flavours import find
+from bn_deploy.bench.measure import CLOCK
+from bn_deploy.data.dataset import Dataset
+from bn_deploy.engine.build import BuildOptions, BuildResult
+from bn_deploy.engine.build import build as build_engine
+from bn_deploy.export.onnx_file import OnnxFile
+from bn_deploy.export.onnx_file import export as export_onnx
+from bn_deploy.fold.modules import fold
+from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.model import build as build_network
+from bn_deploy.model import model
+from bn_deploy.report.plots import plot_training
+from bn_deploy.run_folder import RunFolder
+from bn_deploy.spec import Track, silent
+from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bn_deploy.train.loop import Training
+from bn_deploy.train.loop import train as train_network
+from bn_deploy.train.recipe import Recipe
+from bn_deploy.version import version
+
+
+def train(
+    run: RunFolder,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    model_name: str = "lenet",
+    norm: str = "custom",
+    track: Track = silent,
+) -> Training:
+    """Trains a network and writes checkpoint, training.json and training.png.
+
+    Raises:
+        InputError: there is no such model or norm, or the folder cannot be written.
+        CheckFailed: the training diverged.
+    """
+    network, training = train_network(
+        lambda: build_network(model_name, norm), dataset, recipe, clock=CLOCK, track=track
+    )
+    checkpoint = Checkpoint(
+        network=network,
+        model=model_name,
+        norm=norm,
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        dataset_notice=dataset.notice,
+        recipe=recipe.to_json(),
+        metrics={
+            "test_accuracy": training.test_accuracy,
+            "test_accuracy_moving": training.test_accuracy_moving,
+            "statistics_images": training.statistics_images,
+            "threads": training.threads,
+        },
+    )
+    save_checkpoint(run.path(kinds.CHECKPOINT), checkpoint)
+    made = run.record(
+        kinds.CHECKPOINT,
+        made_from={f"dataset.{dataset.name}": dataset.digest},
+        facts={"model": model_name, "norm": norm, "dataset": dataset.name, "dataset_notice": dataset.notice},
+    )
+    about = {"dataset": dataset.name, "dataset_digest": dataset.digest, "dataset_notice": dataset.notice}
+    write_json(run.path(kinds.TRAINING), {**about, "recipe": recipe.to_json(), **training.to_json()})
+    run.record(kinds.TRAINING, made_from={kinds.CHECKPOINT: made.sha256})
+    plot_training(training, run.path(kinds.TRAINING_PLOT))
+    run.record(kinds.TRAINING_PLOT, made_from={kinds.CHECKPOINT: made.sha256})
+    return training
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote: the network as trained, and, if asked for, without batch norms."""
+
+    native: OnnxFile
+    folded: OnnxFile | None
+    report: FoldReport | None
+
+
+def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool) -> Exported:
+    """Writes model.onnx (as trained, in standard operators) and, with `fold_bn`, model.folded.onnx.
+
+    Args:
+        run: where they go.
+        checkpoint: the network; None takes the run folder's own.
+        fold_bn: whether to write the second file.
+
+    Raises:
+        CheckpointError, RunFolderError: the checkpoint cannot be used.
+        CheckFailed: an exported graph is not what it must be; then neither file is replaced.
+    """
+    source = run.require(kinds.CHECKPOINT) if checkpoint is None else None
+    loaded = load_checkpoint(source.path if source else Path(str(checkpoint)))
+    if source is None:
+        source = run.record_foreign_checkpoint(Path(str(checkpoint)))
+    made_from = {source.kind: source.sha256}
+    row = model(loaded.model)
+    boundary = {"inputs": row.inputs, "outputs": row.outputs, "metadata": _metadata(loaded, source.sha256)}
+    native = export_onnx(
+        convert(loaded.network),
+        run.path(kinds.NATIVE),
+        batchnorms=len(find(loaded.network)),
+        **boundary,
+    )
+    run.record(kinds.NATIVE, made_from=made_from, facts={"census": native.census})
+    if not fold_bn:
+        return Exported(native, None, None)
+    result = fold(convert(loaded.network))
+    folded = export_onnx(
+        result.module, run.path(kinds.FOLDED), batchnorms=len(result.report.kept), **boundary
+    )
+    facts = {"census": folded.census, "folds": result.report.to_json()}
+    run.record(kinds.FOLDED, made_from=made_from, facts=facts)
+    return Exported(native, folded, result.report)
+
+
+def _metadata(checkpoint: Checkpoint, digest: str) -> dict[str, str]:
+    """What an ONNX file says of its origin."""
+    about = {
+        "version": version(),
+        "model": checkpoint.model,
+        "norm": checkpoint.norm,
+        "checkpoint_sha256": digest,
+        "dataset": checkpoint.dataset,
+        "dataset_sha256": checkpoint.dataset_digest,
+        "dataset_notice": checkpoint.dataset_notice,
+    }
+    return {f"bn_deploy.{key}": value for key, value in about.items() if value}
+
+
+def build(run: RunFolder, options: BuildOptions) -> BuildResult:
+    """Builds model.plan and its side-car from model.folded.onnx.
+
+    Raises:
+        RunFolderError: there is no current model.folded.onnx.
+        NotAvailable: no TensorRT here can build.
+        ModelError: TensorRT refuses the network.
+    """
+    source = run.require(kinds.FOLDED)
+    result = build_engine(source.path, run.path(kinds.PLAN), options=options)
+    made_from = {kinds.FOLDED: source.sha256}
+    facts = {**result.sidecar.to_json(), "warnings": list(result.warnings)}
+    plan = run.record(kinds.PLAN, made_from=made_from, facts=facts)
+    run.record(kinds.SIDECAR, made_from={**made_from, kinds.PLAN: plan.sha256})
+    return result

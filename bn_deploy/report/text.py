@@ -1,0 +1,230 @@
+"""Results as plain text. Each function returns a string; only the command line prints."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bn_deploy.bench.record import LatencyRecord
+from bn_deploy.export.onnx_file import OnnxFile
+from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.report.report import Report
+from bn_deploy.train.loop import Training
+from bn_deploy.verify.parity import FACTOR, Parity
+
+WIDTH = 100
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Aligned columns under a rule; the first `left` columns are flush left, the rest, numbers, right."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    stream = io.StringIO()
+    Console(file=stream, width=WIDTH, color_system=None).print(grid, markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def training_text(training: Training) -> str:
+    """What a training did, as the book prints it, and both test accuracies."""
+    last = training.epochs[-1]
+    gain = (training.test_accuracy - training.test_accuracy_moving) * 100
+    return "\n".join(
+        [
+            table(
+                ["epoch", "loss", "train acc", "test acc"],
+                [
+                    (str(n), f"{e.loss:.3f}", f"{e.train_accuracy:.4f}", f"{e.test_accuracy:.4f}")
+                    for n, e in enumerate(training.epochs, 1)
+                ],
+            ),
+            "",
+            f"loss {last.loss:.3f}, train acc {last.train_accuracy:.3f}, test acc {last.test_accuracy:.3f}, "
+            f"{training.examples_per_s:,.0f} examples/s on {training.threads} threads",
+            f"gamma of the first batch norm  {_vector(training.first_gamma)}",
+            f"beta  of the first batch norm  {_vector(training.first_beta)}",
+            f"test accuracy with the moving averages        {training.test_accuracy_moving:.4f}",
+            f"test accuracy with statistics re-estimated    {training.test_accuracy:.4f}  ({gain:+.2f} points, "
+            f"over {training.statistics_images:,} training images)",
+        ]
+    )
+
+
+def parity_text(parity: Parity) -> str:
+    """The comparison: each form against float64, each step, and the verdict."""
+    rows = [
+        (
+            stage.stage,
+            f"{stage.backend} {stage.provider}",
+            stage.precision,
+            f"{stage.accuracy * 100:.2f} %",
+            f"{stage.max_abs:.2e}",
+            f"{stage.rms:.2e}",
+            "sets the bound" if index == 0 else "pass" if parity.passes(stage) else "FAIL",
+        )
+        for index, stage in enumerate(parity.stages)
+    ]
+    steps = [
+        (
+            f"{step.before}/{step.after}",
+            f"{step.max_abs:.2e}",
+            f"{step.rms:.2e}",
+            f"{step.agree:,} of {step.images:,}",
+            f"image {step.worst_image}",
+        )
+        for step in parity.steps
+    ]
+    against = ["form", "runs on", "precision", "accuracy", "max to f64", "rms to f64", "verdict"]
+    lines = [
+        table(against, rows, left=3),
+        "",
+        table(["step", "max", "rms", "same label", "worst at"], steps),
+        *(f"{stage}: not run: {reason}" for stage, reason in parity.not_run.items()),
+        "",
+    ]
+    bound = f"rms to float64 at most {FACTOR:g} x the trained network's own, {parity.bound:.2e}"
+    if parity.failed is None:
+        lines.append(f"parity holds over {parity.images:,} images: {bound}")
+    else:
+        bad = next(s for s in parity.stages[1:] if not parity.passes(s))
+        lines.append(
+            f"PARITY FAILS at {parity.failed}: rms to float64 {bad.rms:.2e}, allowed {bound}; "
+            f"worst image {bad.worst_image}"
+        )
+    return "\n".join(lines)
+
+
+def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:
+    """Every row of a measurement, and what could not be measured."""
+    rows = [
+        (
+            r.backend,
+            r.model,
+            r.scope,
+            f"{r.precision.value}, {r.device}" + (f", {r.threads} thr" if r.threads else ""),
+            str(r.batch),
+            milliseconds(r.p50_s),
+            milliseconds(r.p90_s),
+            milliseconds(r.p99_s),
+            f"{r.throughput_per_s:,.0f}",
+            f"{len(r.samples_s):,}",
+        )
+        for r in record.results
+    ]
+    columns = ["backend", "model", "scope", "how", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
+    return "\n".join(
+        [
+            table(columns, rows, left=4),
+            *(f"{name}: not measured: {reason}" for name, reason in unavailable.items()),
+        ]
+    )
+
+
+def export_text(native: OnnxFile, folded: OnnxFile | None, folds: FoldReport | None) -> str:
+    """What an export wrote, and the outcome of each batch norm."""
+    files = [file for file in (native, folded) if file is not None]
+    lines = [f"{file.path}: {', '.join(f'{n} {op}' for op, n in file.census.items())}" for file in files]
+    return "\n".join([*lines, str(folds)] if folds else lines)
+
+
+def doctor_text(findings: Mapping[str, Any]) -> str:
+    """What is here and what is missing."""
+    env = findings["environment"]
+    rows = [
+        ("machine", f"{env['cpu_model']}, {env['usable_cores']} usable cores, {env['platform']}"),
+        ("python", str(env["python"])),
+        *((name, str(version or "not installed")) for name, version in env["versions"].items()),
+        ("providers", ", ".join(findings["onnxruntime_providers"]) or "none"),
+        ("TensorRT", findings["tensorrt"]),
+        ("GPU", findings["gpu"]),
+        *((f"backend {name}", reason or "ready") for name, reason in findings["backends"].items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A time in ms with three significant digits; "n/a" for a percentile that the samples do not support."""
+    if seconds is None:
+        return "n/a"
+    value = seconds * 1e3
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
+
+
+def report_text(report: Report) -> str:
+    """One screen that reads by itself."""
+    origin = report.origin
+    parts = [f"{origin['model']}, {origin['norm']} batch norm, trained on {origin['dataset']}"]
+    if origin.get("dataset_notice"):
+        parts.insert(0, f"!! {origin['dataset_notice']}")
+    if report.training:
+        t = report.training
+        parts.append(
+            f"accuracy after training {t['test_accuracy_moving'] * 100:.2f} % with moving averages, "
+            f"{t['test_accuracy'] * 100:.2f} % with statistics re-estimated; {t['examples_per_s']:,.0f} examples/s"
+        )
+    if report.parity:
+        parts += ["", parity_text(report.parity)]
+    parts += ["", _fold_text(report), "", _engine_line(report)]
+    if report.latency:
+        parts += ["", _latency_grid(report.latency)]
+    parts += [f"{name}: not measured: {reason}" for name, reason in report.unavailable.items() if name != "build"]
+    return "\n".join(parts)
+
+
+def _fold_text(report: Report) -> str:
+    before, after = report.census["native"], report.census["folded"]
+    head = f"batch norms {before.get('BatchNormalization', 0)} -> {after.get('BatchNormalization', 0)}: "
+    folded = [f"{e['site']['batchnorm']} into {e['site']['producer']} ({e['rule']})" for e in report.folds["folded"]]
+    kept = [f"{e['site']['batchnorm']} kept: {e['reason']}" for e in report.folds["kept"]]
+    operators = sorted({*before, *after})
+    rows = [
+        ("model.onnx", *(str(before.get(op, 0)) for op in operators)),
+        ("model.folded.onnx", *(str(after.get(op, 0)) for op in operators)),
+    ]
+    return head + ", ".join([*folded, *kept]) + "\n" + table(["operators", *operators], rows)
+
+
+def _engine_line(report: Report) -> str:
+    if report.engine is None:
+        return f"engine: not built: {report.unavailable.get('build', 'run `bn-deploy build`')}"
+    return engine_text(report.engine, report.engine["file"])
+
+
+def engine_text(facts: Mapping[str, Any], name: str) -> str:
+    """One line about a plan, from its side-car."""
+    batch = ":".join(str(size) for size in facts["batch"])
+    return (
+        f"engine {name}: {facts['plan_bytes'] / 1e3:,.1f} kB, {facts['precision']}, {facts['tensorrt']} "
+        f"{facts['tensorrt_version']}, batch {batch}, for GPUs of compute capability "
+        f"{', '.join(facts['compute_capabilities'])}"
+    )
+
+
+def _latency_grid(record: LatencyRecord) -> str:
+    """Median latency, a row per backend and model, a column per batch size; throughput at the largest."""
+    batches = sorted({r.batch for r in record.results})
+    by_row: dict[tuple[str, str, str], dict[int, Any]] = {}
+    for result in record.results:
+        by_row.setdefault((result.backend, result.model, result.scope), {})[result.batch] = result
+    rows = [
+        (
+            *key,
+            *(milliseconds(cells[b].p50_s) for b in batches),
+            f"{cells[batches[-1]].throughput_per_s:,.0f}",
+        )
+        for key, cells in by_row.items()
+    ]
+    columns = ["backend", "model", "scope", *(f"batch {b}, ms" for b in batches), f"images/s at {batches[-1]}"]
+    return "median latency\n" + table(columns, rows, left=3)
+
+
+def _vector(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:.4f}" for value in values) + "]"

@@ -1,0 +1,133 @@
+"""One run, one folder: fixed file names, and a manifest that chains what was made from what.
+
+    data -> checkpoint -> onnx.native, onnx.folded -> plan
+
+A file whose content is not the recorded one is refused, and so is one that was made from something that has
+since been replaced: a stale engine must not be verified against a new checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bn_deploy.artifact import Artifact, read_json, write_json
+from bn_deploy.errors import RunFolderError
+
+FORMAT = "bn-deploy-manifest/1"
+
+CHECKPOINT, FOREIGN_CHECKPOINT = "checkpoint", "checkpoint.foreign"
+NATIVE, FOLDED, PLAN, SIDECAR = "onnx.native", "onnx.folded", "plan", "plan.sidecar"
+TRAINING, TRAINING_PLOT = "training", "training.plot"
+PARITY, LATENCY, REPORT = "parity", "latency", "report"
+
+FILES: dict[str, tuple[str, str]] = {
+    CHECKPOINT: ("checkpoint.safetensors", "bn-deploy train"),
+    TRAINING: ("training.json", "bn-deploy train"),
+    TRAINING_PLOT: ("training.png", "bn-deploy train"),
+    NATIVE: ("model.onnx", "bn-deploy export"),
+    FOLDED: ("model.folded.onnx", "bn-deploy export --fold-bn"),
+    PLAN: ("model.plan", "bn-deploy build"),
+    SIDECAR: ("model.plan.json", "bn-deploy build"),
+    PARITY: ("parity.json", "bn-deploy verify"),
+    LATENCY: ("latency.json", "bn-deploy bench"),
+    REPORT: ("report.json", "bn-deploy run"),
+}
+"""Each kind of file: its name in the folder and the command that makes it."""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        root: where it is; made when something is first written.
+
+    Raises:
+        RunFolderError: its manifest cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._manifest = root / "manifest.json"
+        self._artifacts = self._read()
+
+    def path(self, kind: str) -> Path:
+        """Where the file of that kind lies, or would."""
+        return self.root / FILES[kind][0]
+
+    def find(self, kind: str) -> Artifact | None:
+        """The recorded file of that kind, unchecked, or None if none is recorded."""
+        return self._artifacts.get(kind)
+
+    def require(self, kind: str) -> Artifact:
+        """The recorded file of that kind, checked: there, with the recorded content, of current ancestors.
+
+        Raises:
+            RunFolderError: it is not; the message names the command that mends it.
+        """
+        artifact = self._artifacts.get(kind)
+        if artifact is None:
+            raise RunFolderError(
+                f"{self.root} has no {FILES[kind][0]} that bn-deploy recorded; `{FILES[kind][1]}` makes it"
+            )
+        artifact.check()
+        for ancestor, digest in artifact.made_from.items():
+            known = self._artifacts.get(ancestor)
+            if known is not None and known.sha256 != digest:
+                raise RunFolderError(
+                    f"{artifact.path} was made from another {known.path.name} than the one that is there now; "
+                    f"run `{artifact.made_by}` again"
+                )
+        return artifact
+
+    def record(
+        self, kind: str, *, made_from: Mapping[str, str], facts: Mapping[str, Any] | None = None
+    ) -> Artifact:
+        """Notes the file of that kind, which was just written, in the manifest."""
+        artifact = Artifact.of(kind, self.path(kind), FILES[kind][1], made_from, facts or {})
+        self._write(artifact)
+        return artifact
+
+    def record_foreign_checkpoint(self, path: Path) -> Artifact:
+        """Notes a checkpoint that lies elsewhere, so that later commands find the one the models came from."""
+        artifact = Artifact.of(FOREIGN_CHECKPOINT, path, "bn-deploy export", {}, {})
+        self._write(artifact)
+        return artifact
+
+    def _write(self, artifact: Artifact) -> None:
+        self._artifacts[artifact.kind] = artifact
+        rows = {
+            a.kind: {
+                # Relative to the folder, so that the folder can be moved.
+                "path": Path(os.path.relpath(a.path, self.root)).as_posix(),
+                "sha256": a.sha256,
+                "made_by": a.made_by,
+                "made_from": dict(a.made_from),
+                "facts": dict(a.facts),
+            }
+            for a in self._artifacts.values()
+        }
+        write_json(self._manifest, {"format": FORMAT, "artifacts": rows})
+
+    def _read(self) -> dict[str, Artifact]:
+        if not self._manifest.is_file():
+            return {}
+        value = read_json(self._manifest)
+        if value.get("format") != FORMAT:
+            raise RunFolderError(f"{self._manifest} is not in the format {FORMAT}")
+        try:
+            return {
+                kind: Artifact(
+                    kind,
+                    self.root / str(row["path"]),
+                    str(row["sha256"]),
+                    str(row["made_by"]),
+                    dict(row["made_from"]),
+                    dict(row["facts"]),
+                )
+                for kind, row in value["artifacts"].items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{self._manifest} is damaged: {error!r}") from error
