@@ -2,8 +2,8 @@
 
 Axes: x runs to the right and y downwards, both about [-1, 1] over the image. A garment is drawn for many
 images at once: what varies from image to image has the shape (N, 1, 1), the grid (N, 28, 28). Only sums,
-products, quotients and comparisons are used, which IEEE 754 rounds in one way: the same dice give the same
-bits on every machine (sine or a power would not).
+products, quotients, square roots and comparisons are used, which IEEE 754 rounds in one way: the same dice
+give the same bits on every machine (sines would not).
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Dice:
     def between(self, low: float, high: float, side: int = 1) -> Field:
         """Uniform values (N, side, side) from `low` to `high`."""
         values = self._generator.random((self.count, side, side), dtype=np.float32)
-        return values * np.float32(high - low) + np.float32(low)
+        scaled: Field = values * np.float32(high - low) + np.float32(low)
+        return scaled
 
     def chance(self, probability: float) -> Field:
         """One (N, 1, 1) with this probability, else zero."""
-        return (self.between(0, 1) < probability).astype(np.float32)
+        return np.less(self.between(0, 1), probability).astype(np.float32)
 
 
 def inside(distance: Field) -> Field:
@@ -53,7 +54,7 @@ def band(value: Field, low: Field | float, high: Field | float) -> Field:
 
 def ellipse(x: Field, y: Field, half_width: Field, half_height: Field) -> Field:
     """Coverage of an ellipse around the origin."""
-    squared: Field = (x / half_width) ** 2 + (y / half_height) ** 2
+    squared: Field = np.square(x / half_width) + np.square(y / half_height)
     return inside((1 - squared) * np.minimum(half_width, half_height) * np.float32(0.5))
 
 
@@ -79,7 +80,7 @@ def _upper(
     `sleeve` is a length, 0 for none; `spread` says how far a sleeve moves out on its way down.
     """
     aside = np.abs(x)
-    shoulder = 0.22 * aside - 0.8
+    shoulder = aside * np.float32(0.22) - np.float32(0.8)
     body = np.minimum(band(y, shoulder, hem), inside(half_width + flare * (y + 0.6) - aside))
     across, down = aside - half_width + 0.08, y + 0.6
     length = np.sqrt(1 + spread * spread)
@@ -87,8 +88,7 @@ def _upper(
     thickness = 0.15 - 0.05 * along
     arm = np.minimum(band(along, -0.12, sleeve - 0.1), inside(thickness - np.abs(off))) * (sleeve > 0)
     # A shadow from the armpit down, without which a sleeve that hangs close would vanish in the body.
-    shadow = band(off + thickness, -0.06, 0.02) * inside(along - 0.15) * arm.max(axis=(1, 2), keepdims=True)
-    shadow = shadow * inside(sleeve - 0.1 - along)
+    shadow = band(off + thickness, -0.06, 0.02) * band(along, 0.15, sleeve - 0.1)
     neckline = ellipse(x, y + 0.82, np.full_like(neck, 0.2), neck)
     whole: Field = np.maximum(body * (1 - 0.7 * shadow), arm) * (1 - neckline)
     return whole
@@ -140,7 +140,7 @@ def pullover(x: Field, y: Field, dice: Dice) -> Field:
 
 def dress(x: Field, y: Field, dice: Dice) -> Field:
     """Long, drawn in at the waist, sleeves short or none, seldom long."""
-    waist = dice.between(0, 0.12) * (1 - ramp(np.abs(y + 0.15), 0, 0.4))
+    waist: Field = dice.between(0, 0.12) * (1 - ramp(np.abs(y + 0.15), 0, 0.4))
     sleeve = dice.chance(0.55) * dice.between(0.2, 0.5) + dice.chance(0.15) * 0.7
     return _upper(
         x,
@@ -181,7 +181,7 @@ def sandal(x: Field, y: Field, dice: Dice) -> Field:
     above = sole - y
     for low, high in ((-0.7, -0.35), (-0.2, 0.2), (0.35, 0.65)):
         middle, half = dice.between(low, high), dice.between(0.12, 0.35)
-        arch = dice.between(0.15, 0.6) * (1 - ((x - middle) / half) ** 2)
+        arch = dice.between(0.15, 0.6) * (1 - np.square((x - middle) / half))
         strap = np.minimum(band(above, 0.0, arch), arch > 0)
         hollow = dice.chance(0.7) * inside(arch - dice.between(0.08, 0.25) - above)
         shape = np.maximum(shape, strap * (1 - hollow))
@@ -202,7 +202,8 @@ def shirt(x: Field, y: Field, dice: Dice) -> Field:
     )
     buttons = band(x, -0.025, 0.025) * (dice.between(0.2, 1) > np.abs(y))
     collar = band(np.abs(x) - 0.5 * (y + 0.8), 0.08, 0.2) * inside(-0.45 - y)
-    return shape * (1 - dice.between(0, 0.6) * buttons) * (1 - dice.between(0, 0.5) * collar)
+    detailed: Field = shape * (1 - dice.between(0, 0.6) * buttons) * (1 - dice.between(0, 0.5) * collar)
+    return detailed
 
 
 def _shoe(
@@ -231,12 +232,12 @@ def sneaker(x: Field, y: Field, dice: Dice) -> Field:
     opening = ellipse(
         x - 0.5, y - ground + dice.between(0.6, 1.0), dice.between(0.1, 0.35), np.full_like(ground, 0.12)
     )
-    tinted = shape * (1 + dice.between(-0.6, 0.5) * sole) * (1 + dice.between(-0.5, 0.5) * side)
+    tinted: Field = shape * (1 + dice.between(-0.6, 0.5) * sole) * (1 + dice.between(-0.5, 0.5) * side)
     return tinted * (1 - 0.8 * opening)
 
 
 def bag(x: Field, y: Field, dice: Dice) -> Field:
-    """A body with rounded corners, mostly with a handle, sometimes with a flap."""
+    """A body that may widen downwards, mostly with a handle, sometimes with a flap."""
     half_width, top, bottom = dice.between(0.45, 0.88), dice.between(-0.45, 0.1), dice.between(0.45, 0.85)
     sides = inside(half_width + dice.between(-0.15, 0.15) * y - np.abs(x))
     body = np.minimum(sides, band(y, top, bottom))

@@ -24,7 +24,7 @@ TRAIN_COUNT = 20_000
 TEST_COUNT = 10_000
 
 
-def load(*, data_dir: Path | None = None, download: bool = True, track: Track = silent) -> Dataset:  # noqa: ARG001
+def load(*, data_dir: Path | None = None, download: bool = True, track: Track = silent) -> Dataset:  # noqa: ARG001 - the signature of every data set's `load`
     """Makes the set in its default size; a folder or a network would add nothing to it."""
     return make(track=track)
 
@@ -56,13 +56,15 @@ def make(
         classes=GARMENTS,
         train=Split.of(train_images, train_labels),
         test=Split.of(test_images, test_labels),
-        digest=sha256_bytes(b"".join(array.tobytes() for pair in drawn for array in pair)),
+        digest=sha256_bytes(
+            b"".join(b"%d " % len(array) + array.tobytes() for pair in drawn for array in pair)
+        ),
         licence="none needed: drawn by this package",
     )
 
 
 def _draw(count: int, seeds: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (count, 28, 28) and labels (count,), the classes as equal in number as can be, in random order."""
+    """Images (count, 28, 28) and labels (count,): classes as equal in number as can be, in random order."""
     generator = np.random.default_rng(seeds)
     # Not `permutation`, whose algorithm NumPy may change: the order, too, should be the same everywhere.
     order = np.argsort(generator.random(count), kind="stable")
@@ -83,7 +85,7 @@ def _draw_class(label: int, dice: Dice) -> NDArray[np.uint8]:
 
 
 def _posed(dice: Dice) -> tuple[Field, Field]:
-    """The garment's own coordinates x and y (N, 28, 28) of each pixel: moved, leaning and scaled at random."""
+    """Each pixel's x and y (N, 28, 28) in the garment's own axes: moved, leaning and scaled at random."""
     axis = (np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)) / np.float32(PIXELS_PER_UNIT)
     right = axis[None, None, :] - dice.between(-0.12, 0.12)
     below = axis[None, :, None] - dice.between(-0.1, 0.1)

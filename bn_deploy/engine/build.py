@@ -7,7 +7,6 @@ The ONNX file is read once: what is checked, digested and parsed are the same by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from bn_deploy.engine.driver import Gpu
 from bn_deploy.engine.sidecar import Sidecar
 from bn_deploy.errors import InputError, ModelError, NotAvailable
 from bn_deploy.spec import BatchRange, Precision, TensorSpec
+from bn_deploy.version import version
 
 DEFAULT_BATCH = BatchRange(1, 64, 256)
 
@@ -122,15 +122,11 @@ def build(
     with trt.listen() as log:
         try:
             plan, known = _build(trt, data, nodes, options, gpu)
-        except _BuildError as error:
+        except ModelError as error:
             raise ModelError(f"{trt} cannot build {onnx_path}: {error}") from error
         warnings = tuple(messages.sentence(text) for text in log.warnings())
     write_bytes(plan_path, plan)
     return BuildResult(plan_path, sidecar.write(plan_path, known), known, warnings)
-
-
-class _BuildError(Exception):
-    """Why TensorRT cannot build the network; its text is for a person."""
 
 
 def _gpu(trt: TensorRT) -> Gpu | None:
@@ -162,32 +158,29 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
 def _build(
     trt: TensorRT, data: bytes, nodes: Any, options: BuildOptions, gpu: Gpu | None
 ) -> tuple[bytes, Sidecar]:
-    """The plan and its side-car; nothing is written."""
+    """The plan and its side-car; nothing is written, and errors do not name the file yet."""
     module = trt.module
     builder = _builder(trt)
     network = builder.create_network(trt.network_flags)
     parser = module.OnnxParser(network, trt.logger)
     if not parser.parse(data):
-        raise _BuildError(messages.parser_errors(parser, nodes) or _said(trt))
+        raise ModelError(messages.parser_errors(parser, nodes) or _said(trt))
     inputs = tuple(_spec(trt, network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_spec(trt, network.get_output(index)) for index in range(network.num_outputs))
     batch = _batch(inputs, options.batch)
-    try:
-        computes_in = precision.of_network(network)
-    except ModelError as error:
-        raise _BuildError(str(error)) from error
+    computes_in = precision.of_network(network)
     config = builder.create_builder_config()
     _configure(trt, config, options, computes_in)
     _add_profile(builder, config, inputs, batch)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise _BuildError(_said(trt))
+        raise ModelError(_said(trt))
     plan = bytes(serialized)
     return plan, Sidecar(
         plan_sha256=sha256_bytes(plan),
         plan_bytes=len(plan),
         onnx_sha256=sha256_bytes(data),
-        package_version=_package_version(),
+        package_version=version(),
         tensorrt=trt.name,
         tensorrt_version=trt.version,
         systems=trt.plan_systems,
@@ -222,7 +215,7 @@ def _batch(inputs: tuple[TensorSpec, ...], wanted: BatchRange | None) -> BatchRa
     """The batch range of the engine, once it is certain that the inputs allow one."""
     for spec in inputs:
         if None in spec.shape[1:]:
-            raise _BuildError(
+            raise ModelError(
                 f"input {spec} has a dynamic axis that is not the first; only the batch may vary"
             )
     if any(None in spec.shape for spec in inputs):
@@ -230,7 +223,7 @@ def _batch(inputs: tuple[TensorSpec, ...], wanted: BatchRange | None) -> BatchRa
     size = next((spec.shape[0] for spec in inputs if spec.shape), None) or 1
     fixed = BatchRange(size, size, size)
     if wanted not in (None, fixed):
-        raise _BuildError(
+        raise ModelError(
             f"its batch is fixed at {size}, so {wanted} cannot be had; export it with a dynamic batch"
         )
     return fixed
@@ -243,7 +236,7 @@ def _configure(trt: TensorRT, config: Any, options: BuildOptions, computes_in: P
         (config.set_flag if options.tf32 else config.clear_flag)(flags["TF32"])
     if not trt.strongly_typed and (name := _WEAK_FLAGS.get(computes_in)) is not None:
         if name not in flags:
-            raise _BuildError(f"it computes in {computes_in.value}, which {trt} does not know")
+            raise ModelError(f"it computes in {computes_in.value}, which {trt} does not know")
         config.set_flag(flags[name])
     # The inspector then tells each layer's types: the runner reads the precision back from the engine.
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
@@ -255,7 +248,7 @@ def _configure(trt: TensorRT, config: Any, options: BuildOptions, computes_in: P
         config.num_compute_capabilities = len(options.compute_capabilities)
         for index, text in enumerate(options.compute_capabilities):
             if not config.set_compute_capability(trt.compute_capabilities[text], index):
-                raise _BuildError(f"it cannot be built for the compute capability {text}: {_said(trt)}")
+                raise ModelError(f"it cannot be built for the compute capability {text}: {_said(trt)}")
 
 
 def _add_profile(builder: Any, config: Any, inputs: tuple[TensorSpec, ...], batch: BatchRange) -> None:
@@ -267,7 +260,7 @@ def _add_profile(builder: Any, config: Any, inputs: tuple[TensorSpec, ...], batc
         sizes = (batch.minimum, batch.optimum, batch.maximum)
         profile.set_shape(spec.name, *(spec.bind(size) for size in sizes))
     if config.add_optimization_profile(profile) < 0:
-        raise _BuildError(f"the batch range {batch} was refused")
+        raise ModelError(f"the batch range {batch} was refused")
 
 
 def _targets(options: BuildOptions, gpu: Gpu | None) -> tuple[str, ...]:
@@ -287,10 +280,3 @@ def _settings(trt: TensorRT, config: Any) -> dict[str, Any]:
         "workspace_bytes": int(config.get_memory_pool_limit(module.MemoryPoolType.WORKSPACE)),
         "optimization_level": int(config.builder_optimization_level) if trt.has_optimization_level else None,
     }
-
-
-def _package_version() -> str:
-    try:
-        return metadata.version("bn-deploy")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"

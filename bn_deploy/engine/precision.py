@@ -68,15 +68,15 @@ def of_inspection(text: str) -> Precision | None:
     Up to TensorRT 10 a tensor has the key "Format/Datatype", from 11 on "Format" and "DataType".
     """
     try:
-        layers = json.loads(text).get("Layers", [])
+        records = json.loads(text).get("Layers", [])
     except (ValueError, AttributeError):
         return None
     words: set[str] = set()
-    for layer in layers:
-        if not isinstance(layer, dict):  # only its name: built with another verbosity
+    for record in records:
+        if not isinstance(record, dict):  # only its name: built with another verbosity
             continue
-        for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ())):
-            kinds = (tensor.get(key, "") for key in ("Format/Datatype", "Format", "DataType"))
+        for entry in (*record.get("Inputs", ()), *record.get("Outputs", ())):
+            kinds = (entry.get(key, "") for key in ("Format/Datatype", "Format", "DataType"))
             words |= set(re.findall(r"\w+", " ".join(map(str, kinds)).lower()))
     return _narrowest(_WORDS[word] for word in words if word in _WORDS)
 

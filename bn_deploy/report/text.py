@@ -11,18 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from bn_deploy.bench.record import LatencyRecord
+from bn_deploy.bench.stats import LatencyResult
 from bn_deploy.export.onnx_file import OnnxFile
 from bn_deploy.fold.outcome import FoldReport
 from bn_deploy.report.report import Report
 from bn_deploy.train.loop import Training
 from bn_deploy.verify.parity import FACTOR, Parity
+from bn_deploy.version import version
 
-WIDTH = 100
+WIDTH = 160
+"""Wide enough that no cell is ever cut; what the project prints stays under 100 columns."""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
     """Aligned columns under a rule; the first `left` columns are flush left, the rest, numbers, right."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     for row in rows:
@@ -62,12 +65,11 @@ def parity_text(parity: Parity) -> str:
     rows = [
         (
             stage.stage,
-            f"{stage.backend} {stage.provider}",
-            stage.precision,
+            f"{stage.backend} {stage.provider}, {stage.precision}",
             f"{stage.accuracy * 100:.2f} %",
             f"{stage.max_abs:.2e}",
             f"{stage.rms:.2e}",
-            "sets the bound" if index == 0 else "pass" if parity.passes(stage) else "FAIL",
+            "sets bound" if index == 0 else "pass" if parity.passes(stage) else "FAIL",
         )
         for index, stage in enumerate(parity.stages)
     ]
@@ -81,9 +83,9 @@ def parity_text(parity: Parity) -> str:
         )
         for step in parity.steps
     ]
-    against = ["form", "runs on", "precision", "accuracy", "max to f64", "rms to f64", "verdict"]
+    against = ["form", "runs on", "accuracy", "max to float64", "rms to float64", "verdict"]
     lines = [
-        table(against, rows, left=3),
+        table(against, rows, left=2),
         "",
         table(["step", "max", "rms", "same label", "worst at"], steps),
         *(f"{stage}: not run: {reason}" for stage, reason in parity.not_run.items()),
@@ -105,10 +107,8 @@ def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:
     """Every row of a measurement, and what could not be measured."""
     rows = [
         (
-            r.backend,
-            r.model,
-            r.scope,
-            f"{r.precision.value}, {r.device}" + (f", {r.threads} thr" if r.threads else ""),
+            f"{r.backend} {r.model}",
+            f"{r.scope}, {r.precision.value}, {r.device}" + (f", {r.threads} threads" if r.threads else ""),
             str(r.batch),
             milliseconds(r.p50_s),
             milliseconds(r.p90_s),
@@ -118,10 +118,10 @@ def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:
         )
         for r in record.results
     ]
-    columns = ["backend", "model", "scope", "how", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
+    columns = ["backend, model", "what is timed", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
     return "\n".join(
         [
-            table(columns, rows, left=4),
+            table(columns, rows, left=2),
             *(f"{name}: not measured: {reason}" for name, reason in unavailable.items()),
         ]
     )
@@ -161,7 +161,9 @@ def milliseconds(seconds: float | None) -> str:
 def report_text(report: Report) -> str:
     """One screen that reads by itself."""
     origin = report.origin
-    parts = [f"{origin['model']}, {origin['norm']} batch norm, trained on {origin['dataset']}"]
+    parts = [
+        f"bn-deploy {version()}: {origin['model']} with {origin['norm']} batch norm, trained on {origin['dataset']}"
+    ]
     if origin.get("dataset_notice"):
         parts.insert(0, f"!! {origin['dataset_notice']}")
     if report.training:
@@ -211,9 +213,9 @@ def engine_text(facts: Mapping[str, Any], name: str) -> str:
 def _latency_grid(record: LatencyRecord) -> str:
     """Median latency, a row per backend and model, a column per batch size; throughput at the largest."""
     batches = sorted({r.batch for r in record.results})
-    by_row: dict[tuple[str, str, str], dict[int, Any]] = {}
+    by_row: dict[tuple[str, str], dict[int, LatencyResult]] = {}
     for result in record.results:
-        by_row.setdefault((result.backend, result.model, result.scope), {})[result.batch] = result
+        by_row.setdefault((f"{result.backend} {result.model}", result.scope), {})[result.batch] = result
     rows = [
         (
             *key,
@@ -222,8 +224,10 @@ def _latency_grid(record: LatencyRecord) -> str:
         )
         for key, cells in by_row.items()
     ]
-    columns = ["backend", "model", "scope", *(f"batch {b}, ms" for b in batches), f"images/s at {batches[-1]}"]
-    return "median latency\n" + table(columns, rows, left=3)
+    columns = ["median latency", "scope", *(f"{b} images, ms" for b in batches), f"images/s at {batches[-1]}"]
+    env = record.environment
+    versions = ", ".join(f"{name} {v}" for name, v in env["versions"].items() if v and name != "bn-deploy")
+    return f"{table(columns, rows, left=2)}\non {env['cpu_model']}, {env['usable_cores']} cores; {versions}"
 
 
 def _vector(values: Sequence[float]) -> str:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bn_deploy.bench.measure import MeasureOptions
+from bn_deploy.bench.record import FORMAT, LatencyRecord
+from bn_deploy.errors import InputError
+from tests.bench.test_stats import milliseconds, result
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def record(**changes: Any) -> LatencyRecord:
+    values: dict[str, Any] = {
+        "environment": {"python": "3.11.7", "cpu_model": None, "versions": {"numpy": "2.0"}},
+        "options": MeasureOptions(),
+        "artifacts": {"onnx.folded": DIGEST},
+        "dataset": "fashion-mnist",
+        "results": (result(milliseconds(700)), result(batch=64)),
+    }
+    return LatencyRecord(**{**values, **changes})
+
+
+def test_a_file_gives_back_the_whole_record(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    record().write(path)
+    assert LatencyRecord.read(path) == record()
+    assert json.loads(path.read_text())["format"] == FORMAT == "bn-deploy-latency/1"
+
+
+def test_the_file_spends_no_line_per_sample(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    record().write(path)
+    assert path.read_text().count("\n") == 1
+    assert path.stat().st_size < 700 * 8 + 1500
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda row: row.update(format="bn-deploy-latency/2"), "has the format 'bn-deploy-latency/2'"),
+        (lambda row: row.update(format=1), "has the format 1"),
+        (lambda row: row.pop("format"), "the latency record lacks format"),
+        (lambda row: row.pop("environment"), "lacks environment"),
+        (lambda row: row.update(verdict="faster"), "unknown fields 'verdict'"),
+        (lambda row: row.update(environment=[]), "environment must be an object, not a list"),
+        (lambda row: row["environment"].pop("versions"), "needs versions"),
+        (lambda row: row["environment"].update(versions=["numpy"]), "needs versions"),
+        (lambda row: row["options"].update(seed="x"), "options: seed must be an integer"),
+        (lambda row: row["artifacts"].update(onnx=DIGEST[1:]), "artifact onnx: .* is no SHA-256"),
+        (lambda row: row["artifacts"].update(onnx=DIGEST + "\n"), "artifact onnx: .* is no SHA-256"),
+        (lambda row: row["artifacts"].update(onnx=None), "artifact onnx: None is no SHA-256"),
+        (lambda row: row.update(dataset=None), "dataset must be a string, not null"),
+        (lambda row: row.update(results=[]), "at least one result"),
+        (lambda row: row["results"].append(3), "result 2 must be an object, not an integer"),
+        (lambda row: row["results"][1].pop("batch"), "result 1 lacks batch"),
+        (lambda row: row["results"][1]["samples_s"].append(-1.0), "result 1: .* sample 3 is -1.0 s"),
+    ],
+)
+def test_reading_refuses_and_names_the_file(
+    damage: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    row = record().to_json()
+    damage(row)
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps(row))
+    with pytest.raises(InputError, match=message) as caught:
+        LatencyRecord.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_object_is_refused() -> None:
+    with pytest.raises(InputError, match="the latency record must be an object, not a list"):
+        LatencyRecord.from_json([])

@@ -1,0 +1,54 @@
+"""Tiny ONNX models, made of nothing but onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+
+def cnn(
+    batch: int | str = "batch",
+    *,
+    side: int | str = 8,
+    half: bool = False,
+    nodes: Callable[[list[NodeProto]], list[NodeProto]] = lambda nodes: nodes,
+) -> onnx.ModelProto:
+    """Conv, Sigmoid, Flatten, Gemm: image (batch, 1, 8, 8) -> logits (batch, 5); `nodes` may change it."""
+    rng = np.random.default_rng(7)
+    kind = np.float16 if half else np.float32
+    weights = {
+        "w1": rng.normal(size=(4, 1, 3, 3)),
+        "b1": rng.normal(size=4),
+        "w2": rng.normal(size=(4 * 6 * 6, 5)),
+        "b2": rng.normal(size=5),
+    }
+    graph = helper.make_graph(
+        nodes(
+            [
+                helper.make_node("Conv", ["image", "w1", "b1"], ["c"], name="conv"),
+                helper.make_node("Sigmoid", ["c"], ["s"], name="sigmoid"),
+                helper.make_node("Flatten", ["s"], ["f"], name="flatten"),
+                helper.make_node("Gemm", ["f", "w2", "b2"], ["logits"], name="gemm"),
+            ]
+        ),
+        "cnn",
+        [_value("image", half, [batch, 1, side, side])],
+        [_value("logits", half, [batch, 5])],
+        [numpy_helper.from_array(value.astype(kind), name) for name, value in weights.items()],
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("unheard.of", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=9)
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _value(name: str, half: bool, shape: list[int | str]) -> onnx.ValueInfoProto:
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    return helper.make_tensor_value_info(name, kind, shape)
