@@ -70,17 +70,24 @@ class RunFolder:
         artifact = self._artifacts.get(kind)
         if artifact is None:
             raise RunFolderError(
-                f"{self.root} has no {FILES[kind][0]} that bn-deploy recorded; `{FILES[kind][1]}` makes it"
+                f"{self.path(kind)} is missing, or was not made here; `{FILES[kind][1]}` makes it"
             )
         artifact.check()
+        self._check_current(artifact)
+        return artifact
+
+    def _check_current(self, artifact: Artifact) -> None:
+        """Refuses what was made from something that has been replaced since, however many steps back."""
         for ancestor, digest in artifact.made_from.items():
             known = self._artifacts.get(ancestor)
-            if known is not None and known.sha256 != digest:
+            if known is None:
+                continue  # outside the folder, such as a data set
+            if known.sha256 != digest:
                 raise RunFolderError(
-                    f"{artifact.path} was made from another {known.path.name} than the one that is there now; "
+                    f"{artifact.path} was made from another {known.path.name} than is there now; "
                     f"run `{artifact.made_by}` again"
                 )
-        return artifact
+            self._check_current(known)
 
     def record(
         self, kind: str, *, made_from: Mapping[str, str], facts: Mapping[str, Any] | None = None
@@ -91,7 +98,7 @@ class RunFolder:
         return artifact
 
     def record_foreign_checkpoint(self, path: Path) -> Artifact:
-        """Notes a checkpoint that lies elsewhere, so that later commands find the one the models came from."""
+        """Notes a checkpoint that lies elsewhere, so that later commands find where the models came from."""
         artifact = Artifact.of(FOREIGN_CHECKPOINT, path, "bn-deploy export", {}, {})
         self._write(artifact)
         return artifact

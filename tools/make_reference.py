@@ -46,19 +46,20 @@ def card(report: Report, training: dict[str, object], licence: str) -> str:
     return f"""# lenet-bn: the reference model
 
 LeNet with a hand-written batch norm after each hidden layer (d2l.ai, chapter 8.5), trained on
-{training["dataset"]}; made by `tools/make_reference.py`, bn-deploy {versions["bn-deploy"]}, torch {versions["torch"]}.
+{training["dataset"]}. Made by `tools/make_reference.py` with bn-deploy {versions["bn-deploy"]}
+and torch {versions["torch"]}.
 
     bn-deploy export --fold-bn --checkpoint models/lenet-bn/checkpoint.safetensors
 
-**Use.** An example to convert, fold and measure. It tells garments of 28 x 28 grey pixels apart, about as well
-as networks of its size from the nineties do, and is good for nothing else.
+**Use.** An example to convert, fold and measure. It tells ten kinds of garment apart on 28 x 28 pixels and
+is good for nothing else.
 
 **Data.** Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 60,000 training and 10,000 test images, pixels divided
 by 255. {licence} Digest of the four files together: `{training["dataset_digest"]}`.
 
-**Recipe.** Plain SGD, learning rate {recipe["lr"]}, batch {recipe["batch"]}, {recipe["epochs"]} epochs, Xavier
-initialisation, seed {recipe["seed"]}, {training["threads"]} threads; batch-norm statistics then re-estimated
-over {training["statistics_images"]:,} training images.
+**Recipe.** Plain SGD, learning rate {recipe["lr"]}, batch {recipe["batch"]}, {recipe["epochs"]} epochs,
+Xavier initialisation, seed {recipe["seed"]}, {training["threads"]} threads; batch-norm statistics then
+re-estimated over {training["statistics_images"]:,} training images.
 
 **Accuracy** on the test images: {float(str(training["test_accuracy_moving"])) * 100:.2f} % with the moving
 averages of training, {float(str(training["test_accuracy"])) * 100:.2f} % with the re-estimated statistics.

@@ -44,7 +44,7 @@ class Backend:
             ModelError: the source cannot be loaded.
         """
         if (reason := self.why_not()) is not None:
-            raise NotAvailable(f"backend {self.name}: {reason}")
+            raise NotAvailable(reason)
         runner: Runner = import_module(self.module).open_runner(source, threads=threads)
         return runner
 

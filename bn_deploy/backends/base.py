@@ -1,4 +1,4 @@
-"""The one shape of anything that runs a network, and the two functions that live beside it.
+"""The one shape of anything that runs a network, and the functions that live beside it.
 
 A runner never times itself, prints, or hands out a buffer that it will use again. What it says of itself
 (`device`, `precision`, `provider`) is read back from the runtime, never repeated from the request: a silent
@@ -53,18 +53,30 @@ class Runner(Protocol):
     def load(self, feeds: Feeds) -> None:
         """Moves the inputs to where the runner computes.
 
+        A runner that computes where the arrays lie may use them in place: they must not change before the
+        outputs were fetched.
+
         Raises:
             InputError: a name, a type or a shape is not what `inputs` says.
         """
 
     def enqueue(self) -> None:
-        """Starts computing on what was loaded; may be called again and again."""
+        """Starts computing on what was loaded; may be called again and again.
+
+        Raises:
+            InputError: nothing was loaded.
+            ModelError: the runtime cannot run the network.
+        """
 
     def synchronize(self) -> None:
         """Waits until everything that was started is done."""
 
     def fetch(self) -> dict[str, Array]:
-        """The outputs, in memory that the caller owns."""
+        """The outputs, in memory that the caller owns.
+
+        Raises:
+            InputError: nothing was computed.
+        """
         ...
 
     def __enter__(self) -> Runner: ...
@@ -86,11 +98,13 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> int:
     """Checks that `feeds` is what `inputs` asks for and returns the size of the dynamic axes.
 
     Raises:
-        InputError: a name is missing or unknown, a type or a size differs, or dynamic axes disagree.
+        InputError: a name is missing or unknown, a type or a size differs, or dynamic axes disagree or are
+            empty.
     """
     wanted = [spec.name for spec in inputs]
     if sorted(feeds) != sorted(wanted):
-        raise InputError(f"the network takes {', '.join(wanted)}; it was given {', '.join(sorted(feeds))}")
+        given = ", ".join(sorted(feeds)) or "nothing"
+        raise InputError(f"the network takes {', '.join(wanted)}; it was given {given}")
     dynamic: set[int] = set()
     for spec in inputs:
         array = feeds[spec.name]
@@ -104,4 +118,11 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> int:
         dynamic |= {given for size, given in zip(spec.shape, array.shape, strict=True) if size is None}
     if len(dynamic) > 1:
         raise InputError(f"the inputs' dynamic axes disagree: {sorted(dynamic)}")
+    if 0 in dynamic:
+        raise InputError("a batch must have at least 1 row")
     return dynamic.pop() if dynamic else 1
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime's exception says, on one line: they are foreign and may hold a whole trace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

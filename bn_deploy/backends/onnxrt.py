@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bn_deploy.backends.base import Array, Feeds, check_feeds
-from bn_deploy.errors import ModelError, NotAvailable
+from bn_deploy.backends.base import Array, Feeds, check_feeds, first_line
+from bn_deploy.errors import InputError, ModelError, NotAvailable
 from bn_deploy.spec import Precision, TensorSpec
 
 _PROVIDER = "CPUExecutionProvider"
@@ -28,8 +28,10 @@ def why_not() -> str | None:
     """Why ONNX Runtime cannot be used here, or None."""
     try:
         import onnxruntime  # noqa: F401 - whether it can be imported is the question
-    except ImportError:
+    except ModuleNotFoundError:
         return "onnxruntime is not installed; pip install 'bn-deploy[cpu]' (or 'bn-deploy[gpu]')"
+    except ImportError as error:
+        return f"onnxruntime is installed but does not load: {first_line(error)}"
     return None
 
 
@@ -53,7 +55,8 @@ class OrtRunner:
 
     Raises:
         ModelError: the session cannot be made.
-        NotAvailable: the session runs on another provider than the CPU's.
+        NotAvailable: the session runs on another provider than the CPU's, or would compute in another
+            precision than the file's.
     """
 
     backend = "ort"
@@ -70,7 +73,7 @@ class OrtRunner:
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
         except Exception as error:  # the runtime's own exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
         self.provider: str = self._session.get_providers()[0]
         if self.provider != _PROVIDER:
             raise NotAvailable(f"asked for {_PROVIDER}, ONNX Runtime took {self.provider}")
@@ -82,6 +85,7 @@ class OrtRunner:
         self._bound: dict[str, Array] = {}
         self._results: dict[str, Array] = {}
         self._batch: int | None = None
+        self._computed = False
 
     def __enter__(self) -> OrtRunner:
         return self
@@ -89,11 +93,13 @@ class OrtRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._binding = self._session = None
+        self._binding = self._session = self._batch = None
+        self._computed = False
 
     def load(self, feeds: Feeds) -> None:
         """See Runner."""
         batch = check_feeds(self.inputs, feeds)
+        self._computed = False
         # The binding keeps only a pointer, so each array must be contiguous and must stay alive.
         self._bound = {spec.name: np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs}
         for name, array in self._bound.items():
@@ -107,21 +113,40 @@ class OrtRunner:
 
     def enqueue(self) -> None:
         """See Runner. Blocks until the outputs are there."""
-        self._session.run_with_iobinding(self._binding)
+        if self._batch is None:
+            raise InputError("the network cannot run before its inputs are loaded")
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # the runtime's own exceptions share no base class
+            raise ModelError(f"ONNX Runtime cannot run the network: {first_line(error)}") from error
+        self._computed = True
 
     def synchronize(self) -> None:
         """See Runner. Nothing runs after `enqueue` returns."""
 
     def fetch(self) -> dict[str, Array]:
         """See Runner."""
+        if not self._computed:
+            raise InputError("the network has no outputs before it has run")
         return {name: array.copy() for name, array in self._results.items()}
 
 
 def _precision(path: Path) -> Precision:
-    """The narrowest floating type among the file's weights: the CPU provider computes in the graph's types."""
+    """The precision that the CPU provider computes in, which is fp32.
+
+    The provider has few kernels for narrower types: it casts to fp32 around the rest and says nothing.
+
+    Raises:
+        NotAvailable: the file's weights ask for another one.
+    """
     narrow = {onnx.TensorProto.FLOAT16: Precision.FP16, onnx.TensorProto.BFLOAT16: Precision.BF16}
-    weights = {tensor.data_type for tensor in onnx.load(path, load_external_data=False).graph.initializer}
-    return next((precision for kind, precision in narrow.items() if kind in weights), Precision.FP32)
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.data_type in narrow:
+            raise NotAvailable(
+                f"{path} has {narrow[tensor.data_type].value} weights, and ONNX Runtime would silently compute "
+                "in fp32 on the CPU; export it in fp32"
+            )
+    return Precision.FP32
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bn_deploy.backends.base import Array, Feeds, check_feeds
-from bn_deploy.errors import ModelError
+from bn_deploy.backends.base import Array, Feeds, check_feeds, first_line
+from bn_deploy.errors import InputError, ModelError
 from bn_deploy.spec import Precision, TensorSpec
 
 _PRECISIONS = {torch.float32: Precision.FP32, torch.float16: Precision.FP16, torch.bfloat16: Precision.BF16}
@@ -45,30 +46,37 @@ class TorchRunner:
 
     Args:
         network: the module with its boundary; it is used, not copied.
-        threads: torch's threads while the runner is entered; the old number comes back after.
+        threads: torch's threads, a setting of the whole process, from entering the runner until leaving it;
+            the old number comes back after.
 
     Raises:
-        ModelError: a part of the network is in training mode, or its parameters mix number formats.
+        ModelError: a part of the network is in training mode or not on the CPU, or its parameters are in
+            several number formats or in one that is no Precision.
     """
 
     backend = "torch"
     provider = "eager"
 
     def __init__(self, network: TorchNetwork, *, threads: int) -> None:
-        if any(module.training for module in network.module.modules()):
+        module = network.module
+        if any(part.training for part in module.modules()):
             raise ModelError("the network is in training mode; call .eval() before running it")
-        dtypes = {p.dtype for p in network.module.parameters() if p.is_floating_point()}
+        tensors = [*module.parameters(), *module.buffers()]
+        if others := {tensor.device.type for tensor in tensors} - {"cpu"}:
+            raise ModelError(f"the network lies on {', '.join(sorted(others))}; this backend runs on the CPU")
+        dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
         if len(dtypes) > 1 or not dtypes <= set(_PRECISIONS):
-            raise ModelError(f"the network computes in {', '.join(sorted(map(str, dtypes)))}; expected one of fp32, fp16, bf16")
-        self._module = network.module
+            found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            raise ModelError(f"the network's parameters are {found}; expected one of fp32, fp16, bf16")
+        self._module = module
         self.inputs = network.inputs
         self.outputs = network.outputs
         self.device = "cpu"
         self.precision = _PRECISIONS[dtypes.pop()] if dtypes else Precision.FP32
         self._threads = threads
         self._threads_before = torch.get_num_threads()
-        self._loaded: tuple[Tensor, ...] = ()
-        self._results: tuple[Tensor, ...] = ()
+        self._loaded: tuple[Tensor, ...] | None = None
+        self._results: tuple[Tensor, ...] | None = None
 
     def __enter__(self) -> TorchRunner:
         self._threads_before = torch.get_num_threads()
@@ -78,22 +86,40 @@ class TorchRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._loaded = self._results = None
         torch.set_num_threads(self._threads_before)
 
     def load(self, feeds: Feeds) -> None:
-        """See Runner. On the CPU the tensors share the caller's memory."""
+        """See Runner. The tensors share the caller's memory where torch can: contiguous and writable."""
         check_feeds(self.inputs, feeds)
-        self._loaded = tuple(torch.from_numpy(feeds[spec.name]) for spec in self.inputs)
+        self._results = None
+        self._loaded = tuple(
+            torch.from_numpy(np.require(feeds[spec.name], requirements=["C", "W"])) for spec in self.inputs
+        )
 
     def enqueue(self) -> None:
         """See Runner. Blocks until the outputs are there."""
-        with torch.inference_mode():
-            results = self._module(*self._loaded)
+        if self._loaded is None:
+            raise InputError("the network cannot run before its inputs are loaded")
+        try:
+            with torch.inference_mode():
+                results = self._module(*self._loaded)
+        except Exception as error:  # a forward is foreign code
+            raise ModelError(f"the network does not run: {first_line(error)}") from error
         self._results = results if isinstance(results, tuple) else (results,)
 
     def synchronize(self) -> None:
         """See Runner. Nothing runs after `enqueue` returns."""
 
     def fetch(self) -> dict[str, Array]:
-        """See Runner."""
+        """See Runner.
+
+        Raises:
+            InputError: nothing was computed.
+            ModelError: the network gives another number of outputs than its boundary says.
+        """
+        if self._results is None:
+            raise InputError("the network has no outputs before it has run")
+        if len(self._results) != len(self.outputs):
+            raise ModelError(f"the network gives {len(self._results)} outputs, not {len(self.outputs)}")
         return {spec.name: r.numpy().copy() for spec, r in zip(self.outputs, self._results, strict=True)}

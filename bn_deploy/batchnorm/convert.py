@@ -5,12 +5,12 @@ Conversion comes before folding and export so that everything downstream meets a
 
 from __future__ import annotations
 
-import copy
-
-from torch import Tensor, nn
+from torch import nn
 
 from bn_deploy.batchnorm import native
-from bn_deploy.batchnorm.flavours import NATIVE, find
+from bn_deploy.batchnorm.flavours import NATIVE, Found, find
+from bn_deploy.batchnorm.foreign import added_code, copied
+from bn_deploy.batchnorm.tensors import widest_dtype
 from bn_deploy.errors import CheckFailed, ModelError
 
 
@@ -21,26 +21,30 @@ def convert(module: nn.Module) -> nn.Module:
     variance where the textbook's averages the biased one, and converted layers have torch's default momentum.
 
     Raises:
-        ModelError: a batch norm's numbers define no usable map, with its path and the reason.
+        ModelError: a batch norm's numbers define no usable map, or code was added to it that the copy would
+            lack, with its path and the reason; or the network cannot be copied.
         CheckFailed: a batch norm of another flavour is left, which would be a fault of this function.
     """
-    network = copy.deepcopy(module)
-    replaced: dict[int, nn.Module] = {}
-    for found in find(network):
-        if found.flavour is not NATIVE:
-            try:
-                params = found.flavour.params(found.module)
-            except ValueError as error:
-                raise ModelError(f"batch norm {found.path or '(the network itself)'}: {error}") from error
-            gamma = found.module.gamma
-            assert isinstance(gamma, Tensor)  # noqa: S101 - both hand-written flavours have it, or did not match
-            replaced[id(found.module)] = native.build(
-                params, rank=gamma.dim(), like=gamma, training=found.module.training
-            )
-    network = _replace(network, replaced)
+    network = copied(module)
+    foreign = [found for found in find(network) if found.flavour is not NATIVE]
+    network = _replace(network, {id(found.module): _native(found) for found in foreign})
     if left := [found.path for found in find(network) if found.flavour is not NATIVE]:
         raise CheckFailed(f"not converted: {', '.join(left)}")
     return network
+
+
+def _native(found: Found) -> nn.Module:
+    """torch's layer for a batch norm of another flavour."""
+    module, name = found.module, f"batch norm {found.path or '(the network itself)'}"
+    if code := added_code(module):
+        raise ModelError(f"{name} has {code}, which the converted layer would lack")
+    try:
+        params = found.flavour.params(module)
+    except ValueError as error:
+        raise ModelError(f"{name}: {error}") from error
+    (rank,) = found.flavour.ranks(module)  # a layer written for its shape takes one rank
+    device = next(module.parameters()).device
+    return native.build(params, rank=rank, dtype=widest_dtype(module), device=device, training=module.training)
 
 
 def _replace(network: nn.Module, by_id: dict[int, nn.Module]) -> nn.Module:

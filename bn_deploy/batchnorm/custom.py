@@ -91,6 +91,12 @@ def matches(module: nn.Module) -> bool:
     return type(module) is BatchNorm
 
 
+def ranks(module: nn.Module) -> tuple[int, ...]:
+    """The ranks of the inputs that the layer takes."""
+    assert isinstance(module, BatchNorm)  # noqa: S101 - narrows the type for what `matches` has checked
+    return (module.rank,)
+
+
 def params(module: nn.Module) -> BatchNormParams:
     """The layer's numbers.
 

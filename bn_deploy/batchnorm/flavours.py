@@ -1,6 +1,6 @@
 """The batch norms that are known, as one table.
 
-A flavour says how to recognise it, which numbers it holds and how to set its statistics. Everything else
+A flavour says how to recognise it, what it takes, which numbers it holds and how to set them. Everything else
 (converting, re-estimating, folding) is written once, against this table.
 """
 
@@ -22,22 +22,24 @@ class Flavour:
     Attributes:
         name: how reports call it.
         matches: whether a module is of this flavour.
+        ranks: the ranks of the inputs that a module takes, batch axis included.
         params: a module's numbers; ValueError with a reason fit for a report if they define no usable map.
         set_statistics: replaces mean and biased variance, (C,) each.
     """
 
     name: str
     matches: Callable[[nn.Module], bool]
+    ranks: Callable[[nn.Module], tuple[int, ...]]
     params: Callable[[nn.Module], BatchNormParams]
     set_statistics: Callable[[nn.Module, Tensor, Tensor], None]
 
 
-NATIVE = Flavour("torch", native.matches, native.params, native.set_statistics)
+NATIVE = Flavour("torch", native.matches, native.ranks, native.params, native.set_statistics)
 
 BATCHNORMS: tuple[Flavour, ...] = (
     NATIVE,
-    Flavour("custom", custom.matches, custom.params, custom.set_statistics),
-    Flavour("published", published.matches, published.params, published.set_statistics),
+    Flavour("custom", custom.matches, custom.ranks, custom.params, custom.set_statistics),
+    Flavour("published", published.matches, published.ranks, published.params, published.set_statistics),
 )
 
 

@@ -10,17 +10,28 @@ from bn_deploy.batchnorm.tensors import to_vector
 from bn_deploy.errors import ModelError
 
 NATIVE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_BY_RANK: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
-    2: nn.BatchNorm1d,
-    3: nn.BatchNorm1d,
-    4: nn.BatchNorm2d,
-    5: nn.BatchNorm3d,
+_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
+    nn.BatchNorm1d: (2, 3),
+    nn.BatchNorm2d: (4,),
+    nn.BatchNorm3d: (5,),
+    nn.SyncBatchNorm: (2, 3, 4, 5),
 }
+_BY_RANK: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d]] = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}
 
 
 def matches(module: nn.Module) -> bool:
     """Whether `module` is torch's layer; a subclass may compute something else and is not."""
     return type(module) in NATIVE
+
+
+def is_relative(module: nn.Module) -> bool:
+    """Whether `module` is a subclass of torch's layer: a batch norm by descent, and unknown what it computes."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and not matches(module)
+
+
+def ranks(module: nn.Module) -> tuple[int, ...]:
+    """The ranks of the inputs that the layer takes."""
+    return _RANKS[type(module)]
 
 
 def params(module: nn.Module) -> BatchNormParams:
@@ -49,21 +60,19 @@ def set_statistics(module: nn.Module, mean: Tensor, var: Tensor) -> None:
     module.running_var.copy_(var)
 
 
-def build(source: BatchNormParams, *, rank: int, like: Tensor, training: bool) -> nn.Module:
+def build(
+    source: BatchNormParams, *, rank: int, dtype: torch.dtype, device: torch.device, training: bool
+) -> nn.Module:
     """torch's layer with the numbers of `source`.
 
     Args:
-        source: the numbers; each is cast once, to the type of `like`.
-        rank: the rank of the inputs, 2 to 5.
-        like: a tensor whose dtype and device the new layer takes.
-        training: the mode it is left in.
-
-    Raises:
-        ModelError: there is no layer for that rank.
+        source: the numbers; each is cast once, to `dtype`.
+        rank: the rank of the inputs, 2 or 4.
+        dtype: the type of the new layer's numbers.
+        device: where they are put.
+        training: the mode the layer is left in.
     """
-    if rank not in _BY_RANK:
-        raise ModelError(f"torch has no batch norm for inputs of rank {rank}")
-    layer = _BY_RANK[rank](source.channels, eps=source.eps, dtype=like.dtype, device=like.device)
+    layer = _BY_RANK[rank](source.channels, eps=source.eps, dtype=dtype, device=device)
     assert layer.running_mean is not None  # noqa: S101 - a layer made with its defaults tracks statistics
     assert layer.running_var is not None  # noqa: S101 - likewise
     with torch.no_grad():

@@ -36,7 +36,9 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(version(), prog_name="bn-deploy")
 def group() -> None:
     """Deploy batch-normalized networks: fold every batch norm, export ONNX, build TensorRT, prove it.
@@ -57,10 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
     except click.exceptions.Abort:
         return _fail("interrupted", 130, settings)
     except click.ClickException as error:
-        hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        hint = (
+            f"; see `{error.ctx.command_path} --help`"
+            if isinstance(error, click.UsageError) and error.ctx
+            else ""
+        )
         return _fail(f"{error.format_message()}{hint}", 2, settings)
-    except Exception as error:  # noqa: BLE001 - a fault of ours still ends in one line
-        return _fail(f"internal error, {type(error).__name__}: {error} (--verbose shows the trace)", 1, settings)
+    except Exception as error:
+        return _fail(
+            f"internal error, {type(error).__name__}: {error} (--verbose shows the trace)", 1, settings
+        )
     return result if isinstance(result, int) else 0
 
 

@@ -29,7 +29,9 @@ def command(run_dir: Path, checkpoint: Path | None, fold_bn: bool, strict: bool,
     exported = export(RunFolder(run_dir), checkpoint=checkpoint, fold_bn=fold_bn)
     value = {
         "native": {"path": str(exported.native.path), "census": exported.native.census},
-        "folded": {"path": str(exported.folded.path), "census": exported.folded.census} if exported.folded else None,
+        "folded": {"path": str(exported.folded.path), "census": exported.folded.census}
+        if exported.folded
+        else None,
         "folds": exported.report.to_json() if exported.report else None,
     }
     console.show(export_text(exported.native, exported.folded, exported.report), value, as_json=as_json)

@@ -52,11 +52,18 @@ run = click.option(
     help="The folder of this run; every command reads and writes fixed names in it.",
 )
 verbose = click.option(
-    "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=_set_verbose, help="Show the trace of an error."
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_verbose,
+    help="Show the trace of an error.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 data_dir = click.option(
-    "--data-dir", type=_FOLDER, help="Folder of the data set's files. [default: $BN_DEPLOY_DATA, the user cache]"
+    "--data-dir",
+    type=_FOLDER,
+    help="Folder of the data set's files. [default: $BN_DEPLOY_DATA, the user cache]",
 )
 dataset = click.option(
     "--dataset",
@@ -67,12 +74,21 @@ dataset = click.option(
 )
 model = click.option("--model", default="lenet", show_default=True, help="The network to train.")
 norm = click.option(
-    "--norm", default="custom", show_default=True, help="custom: the hand-written batch norm; torch: nn.BatchNorm."
+    "--norm",
+    default="custom",
+    show_default=True,
+    help="custom: the hand-written batch norm; torch: nn.BatchNorm.",
 )
-epochs = click.option("--epochs", type=int, default=10, show_default=True, help="Passes over the training images.")
-train_batch = click.option("--batch", type=int, default=256, show_default=True, help="Images per training step.")
+epochs = click.option(
+    "--epochs", type=int, default=10, show_default=True, help="Passes over the training images."
+)
+train_batch = click.option(
+    "--batch", type=int, default=256, show_default=True, help="Images per training step."
+)
 lr = click.option("--lr", type=float, default=1.0, show_default=True, help="Learning rate of plain SGD.")
-seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the images' order.")
+seed = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the weights and the images' order."
+)
 statistics_images = click.option(
     "--statistics-images",
     type=int,
@@ -84,7 +100,9 @@ checkpoint = click.option(
     "--checkpoint", type=_FILE, help="Take the network from this file instead of the run's own checkpoint."
 )
 fold_bn = click.option(
-    "--fold-bn", is_flag=True, help="Also write model.folded.onnx, with batch norms folded into the weights before them."
+    "--fold-bn",
+    is_flag=True,
+    help="Also write model.folded.onnx, with batch norms folded into the weights before them.",
 )
 strict = click.option("--strict", is_flag=True, help="Fail, with exit code 1, if a batch norm stays.")
 batch_range = click.option(
@@ -94,7 +112,9 @@ batch_range = click.option(
     metavar="MIN:OPT:MAX",
     help="Batch sizes that the engine accepts and is tuned for. [default: 1:64:256]",
 )
-workspace = click.option("--workspace-mib", type=click.IntRange(min=1), help="GPU memory a kernel may use, MiB.")
+workspace = click.option(
+    "--workspace-mib", type=click.IntRange(min=1), help="GPU memory a kernel may use, MiB."
+)
 tf32 = click.option("--tf32", is_flag=True, help="Allow TF32 products, which keep 10 bits of the mantissa.")
 optimization_level = click.option(
     "--optimization-level", type=click.IntRange(0, 5), help="How hard TensorRT searches for fast kernels."
@@ -110,7 +130,19 @@ backends = click.option(
     help="Time only this one; may be given again. [default: all that are available]",
 )
 batch_sizes = click.option(
-    "--batch", "batch", default="1,8,64,256", show_default=True, callback=_batch_sizes, help="Batch sizes to time."
+    "--batch",
+    "batch",
+    default="1,8,64,256",
+    show_default=True,
+    callback=_batch_sizes,
+    help="Batch sizes to time.",
+)
+bench_batch_sizes = click.option(
+    "--bench-batch",
+    default="1,8,64,256",
+    show_default=True,
+    callback=_batch_sizes,
+    help="Batch sizes to time.",
 )
 scope = click.option(
     "--scope",
@@ -120,7 +152,11 @@ scope = click.option(
     help="Time inputs in to outputs out, or the computation alone.",
 )
 budget = click.option(
-    "--budget", type=float, default=1.3, show_default=True, help="Seconds for each candidate at each batch size."
+    "--budget",
+    type=float,
+    default=1.3,
+    show_default=True,
+    help="Seconds for each candidate at each batch size.",
 )
 threads = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each backend."

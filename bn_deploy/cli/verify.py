@@ -25,7 +25,11 @@ def command(run_dir: Path, data_dir: Path | None, require_engine: bool, threads:
     from bn_deploy.run_folder import RunFolder
 
     parity = verify(
-        RunFolder(run_dir), data_dir=data_dir, require_engine=require_engine, threads=threads, track=console.track
+        RunFolder(run_dir),
+        data_dir=data_dir,
+        require_engine=require_engine,
+        threads=threads,
+        track=console.track,
     )
     console.show(parity_text(parity), parity.to_json(), as_json=as_json)
     return parity.exit_code

@@ -14,6 +14,7 @@ from bn_deploy.artifact import sha256_bytes, write_bytes
 from bn_deploy.engine import api, driver, messages, onnx_input, precision, sidecar
 from bn_deploy.engine.api import TensorRT
 from bn_deploy.engine.driver import Gpu
+from bn_deploy.engine.onnx_input import OnnxInput
 from bn_deploy.engine.sidecar import Sidecar
 from bn_deploy.errors import InputError, ModelError, NotAvailable
 from bn_deploy.spec import BatchRange, Precision, TensorSpec
@@ -115,13 +116,13 @@ def build(
     if plan_path.absolute() == onnx_path.absolute():
         raise InputError(f"the plan cannot take the place of its ONNX file {onnx_path}")
     options = options or BuildOptions()
-    data, nodes = onnx_input.read(onnx_path)
+    source = onnx_input.read(onnx_path)
     trt = trt or api.find()
     gpu = _gpu(trt)
     _check_options(options, trt)
     with trt.listen() as log:
         try:
-            plan, known = _build(trt, data, nodes, options, gpu)
+            plan, known = _build(trt, source, options, gpu)
         except ModelError as error:
             raise ModelError(f"{trt} cannot build {onnx_path}: {error}") from error
         warnings = tuple(messages.sentence(text) for text in log.warnings())
@@ -156,15 +157,15 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
 
 
 def _build(
-    trt: TensorRT, data: bytes, nodes: Any, options: BuildOptions, gpu: Gpu | None
+    trt: TensorRT, source: OnnxInput, options: BuildOptions, gpu: Gpu | None
 ) -> tuple[bytes, Sidecar]:
     """The plan and its side-car; nothing is written, and errors do not name the file yet."""
     module = trt.module
     builder = _builder(trt)
     network = builder.create_network(trt.network_flags)
     parser = module.OnnxParser(network, trt.logger)
-    if not parser.parse(data):
-        raise ModelError(messages.parser_errors(parser, nodes) or _said(trt))
+    if not parser.parse(source.data):
+        raise ModelError(messages.parser_errors(parser, source.nodes) or _said(trt))
     inputs = tuple(_spec(trt, network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_spec(trt, network.get_output(index)) for index in range(network.num_outputs))
     batch = _batch(inputs, options.batch)
@@ -179,7 +180,8 @@ def _build(
     return plan, Sidecar(
         plan_sha256=sha256_bytes(plan),
         plan_bytes=len(plan),
-        onnx_sha256=sha256_bytes(data),
+        onnx_sha256=sha256_bytes(source.data),
+        origin=source.metadata,
         package_version=version(),
         tensorrt=trt.name,
         tensorrt_version=trt.version,

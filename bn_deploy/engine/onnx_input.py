@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,8 +12,23 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from bn_deploy.errors import InputError, ModelError
 
 
-def read(path: Path) -> tuple[bytes, list[onnx.NodeProto]]:
-    """The bytes of the ONNX file at `path` and the nodes of its graph.
+@dataclass(frozen=True)
+class OnnxInput:
+    """A valid ONNX file in memory.
+
+    Attributes:
+        data: its bytes.
+        nodes: the nodes of its graph.
+        metadata: its key-value pairs: where the network comes from.
+    """
+
+    data: bytes
+    nodes: tuple[onnx.NodeProto, ...]
+    metadata: dict[str, str]
+
+
+def read(path: Path) -> OnnxInput:
+    """Reads the ONNX file at `path`.
 
     Weights in other files are refused: the digest that ties a plan to its ONNX file would not cover them.
 
@@ -36,7 +52,8 @@ def read(path: Path) -> tuple[bytes, list[onnx.NodeProto]]:
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise ModelError(f"{path} is not a valid ONNX file: {reason}") from error
-    return data, list(model.graph.node)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return OnnxInput(data, tuple(model.graph.node), metadata)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

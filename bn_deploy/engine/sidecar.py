@@ -36,6 +36,7 @@ class Sidecar:
         plan_sha256: digest of the plan's file.
         plan_bytes: its size.
         onnx_sha256: digest of the ONNX file that it was built from.
+        origin: what the ONNX file says of where its network comes from.
         package_version: the version of bn-deploy that built it.
         tensorrt: the module that built it, "tensorrt" or "tensorrt_rtx"; the only one that can load it.
         tensorrt_version: its version; the plan loads on no other.
@@ -54,6 +55,7 @@ class Sidecar:
     plan_sha256: str
     plan_bytes: int
     onnx_sha256: str
+    origin: Mapping[str, str]
     package_version: str
     tensorrt: str
     tensorrt_version: str
@@ -79,6 +81,7 @@ class Sidecar:
             "plan_sha256": self.plan_sha256,
             "plan_bytes": self.plan_bytes,
             "onnx_sha256": self.onnx_sha256,
+            "origin": dict(self.origin),
             "package_version": self.package_version,
             "tensorrt": self.tensorrt,
             "tensorrt_version": self.tensorrt_version,
@@ -239,6 +242,12 @@ def _settings(value: Any) -> dict[str, Any]:
     return value
 
 
+def _strings(value: Any) -> dict[str, str]:
+    if not all(isinstance(text, str) for text in _settings(value).values()):
+        raise ValueError(value)
+    return dict(value)
+
+
 def _batch(value: Any) -> BatchRange:
     return BatchRange(*(_size(item) for item in _list(value)))
 
@@ -258,6 +267,7 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "plan_sha256": _digest,
     "plan_bytes": _size,
     "onnx_sha256": _digest,
+    "origin": _strings,
     "package_version": _text,
     "tensorrt": _text,
     "tensorrt_version": _text,

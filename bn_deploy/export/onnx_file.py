@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,19 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx's own dependency
 from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_deploy.artifact import write_bytes
 from bn_deploy.errors import CheckFailed, ModelError
 from bn_deploy.spec import TensorSpec
 
 OPSET = 18
-"""The newest opset whose every operator TensorRT's parsers take and the exporter writes without converting."""
+"""The newest opset that every TensorRT parser takes and that the exporter writes without converting."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class OnnxFile:
 
     Attributes:
         path: where it lies.
-        census: how often each operator occurs.
+        census: how often each operator occurs, also in the graphs inside operators and in functions.
         inputs, outputs: what goes in and out.
         metadata: the model's key-value pairs.
     """
@@ -68,12 +70,14 @@ def export(
     Args:
         network: in eval mode, all of it.
         path: where the file goes.
-        inputs, outputs: names, shapes and types; a None in a shape becomes a dynamic axis.
+        inputs: names, shapes and types; a None in a shape becomes a dynamic axis.
+        outputs: likewise.
         metadata: key-value pairs to store.
         batchnorms: how many BatchNormalization operators there must be; None asks for nothing.
 
     Raises:
-        ModelError: a part of the network is in training mode, or it cannot be exported.
+        ModelError: a part of the network is in training mode, a batch norm keeps no statistics, or the
+            network cannot be exported.
         CheckFailed: the file is invalid, or has other inputs, outputs or batch norms than asked for.
         InputError: the file cannot be written.
     """
@@ -86,8 +90,8 @@ def export(
     proto = ir.to_proto(model)
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise CheckFailed(f"the exported graph is not valid ONNX: {error}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(f"the exported graph is not valid ONNX: {_first_line(error)}") from error
     summary = _summary(path, proto)
     _ensure(summary, inputs, outputs, batchnorms)
     write_bytes(path, proto.SerializeToString(deterministic=True))
@@ -98,16 +102,21 @@ def inspect(path: Path) -> OnnxFile:
     """Reads what is in an ONNX file.
 
     Raises:
-        ModelError: the file is missing or is not valid ONNX.
+        ModelError: the file is missing, is not valid ONNX, or has inputs or outputs that are no tensors.
     """
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not an ONNX file")
     if not path.is_file():
         raise ModelError(f"there is no ONNX file {path}; `bn-deploy export --fold-bn` makes one")
     try:
-        proto = onnx.load(path)
+        proto = onnx.load_model_from_string(path.read_bytes())  # `load` would follow paths in the file
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path} is not a valid ONNX file: {_first_line(error)}") from error
-    return _summary(path, proto)
+    try:
+        return _summary(path, proto)
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be described: {error}") from error
 
 
 def _require_eval(network: nn.Module) -> None:
@@ -115,6 +124,11 @@ def _require_eval(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if module.training:
             raise ModelError(f"{name or 'the network'} is in training mode; call .eval() before exporting")
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ModelError(
+                f"{name or 'the network'} keeps no running statistics (track_running_stats=False), so its "
+                "output depends on the batch"
+            )
 
 
 def _to_ir(network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:
@@ -137,7 +151,7 @@ def _to_ir(network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[T
                 dynamic_shapes=shapes,
             )
     except Exception as error:  # the exporter runs foreign code
-        raise ModelError(f"the network cannot be exported to ONNX: {_first_line(error)}") from error
+        raise ModelError(f"the network cannot be exported to ONNX: {_cause(error)}") from error
     if program is None:
         raise ModelError("the network cannot be exported to ONNX: the exporter returned nothing")
     return program.model
@@ -151,18 +165,16 @@ def _clean(model: ir.Model) -> None:
         RewritePass([materialize_reshape_shape_rule]),
         passes.IdentityEliminationPass(),
         passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         # The exporter records stack traces, source lines and paths in the metadata of nodes and values.
         passes.ClearMetadataAndDocStringPass(),
         passes.NameFixPass(),
     )(model)
-    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
-        value.metadata_props.clear()
-    for node in model.graph:
-        for value in node.outputs:
-            value.metadata_props.clear()
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        results = [value for node in graph for value in node.outputs]
+        for value in [*graph.inputs, *graph.initializers.values(), *results]:
+            value.metadata_props.clear()  # the pass leaves those of values
 
 
 def _summary(path: Path, proto: onnx.ModelProto) -> OnnxFile:
@@ -170,15 +182,27 @@ def _summary(path: Path, proto: onnx.ModelProto) -> OnnxFile:
     constants = {tensor.name for tensor in proto.graph.initializer}
     return OnnxFile(
         path,
-        dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
+        dict(sorted(Counter(_operators([proto.graph, *proto.functions])).items())),
         tuple(_tensor_spec(value) for value in proto.graph.input if value.name not in constants),
         tuple(_tensor_spec(value) for value in proto.graph.output),
         {entry.key: entry.value for entry in proto.metadata_props},
     )
 
 
+def _operators(graphs: Iterable[onnx.GraphProto | onnx.FunctionProto]) -> Iterator[str]:
+    """The name of every operator in `graphs`, and in the graphs inside their operators."""
+    for graph in graphs:
+        for node in graph.node:
+            yield node.op_type
+            for attribute in node.attribute:
+                yield from _operators([attribute.g, *attribute.graphs])
+
+
 def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """What an input or output is; ValueError if it is no tensor of a known type and rank."""
     tensor = value.type.tensor_type
+    if not tensor.elem_type or not tensor.HasField("shape"):
+        raise ValueError(f"{value.name!r} is no tensor of a known type and rank")
     sizes = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
     return TensorSpec(value.name, sizes, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
 
@@ -213,6 +237,14 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _cause(error: BaseException) -> str:
+    """What the exporter stumbled over; around it the exporter wraps pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
 
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's text, without colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return (text.splitlines() or [type(error).__name__])[0]

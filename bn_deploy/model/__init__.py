@@ -15,7 +15,13 @@ from bn_deploy.spec import TensorSpec
 
 @dataclass(frozen=True)
 class Model:
-    """One row: how a network is built and what goes in and out of it."""
+    """One row of the table.
+
+    Attributes:
+        name: what the user types.
+        build: makes the network, given what makes its norm layers.
+        inputs, outputs: what goes in and out of it.
+    """
 
     name: str
     build: Callable[[NormFactory], nn.Module]
@@ -38,9 +44,10 @@ def _native(channels: int, rank: int) -> nn.Module:
 
 
 NORMS: dict[str, NormFactory] = {
-    "custom": lambda channels, rank: BatchNorm(channels, rank),
+    "custom": BatchNorm,
     "torch": _native,
 }
+"""The norm layers that a model can be built with, by what the user types."""
 
 
 def model(name: str) -> Model:

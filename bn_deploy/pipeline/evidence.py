@@ -174,7 +174,10 @@ def bench(
             if backends and row.name not in backends:
                 continue
             try:
-                for label, runner in _open(row.name, run, checkpoint, threads, stack, digests):
+                forms = _forms(row.name, run, checkpoint, stack)
+                digests |= forms.digests
+                for label, source in forms.sources.items():
+                    runner = stack.enter_context(row.open(source, threads=threads))
                     candidates.append(Candidate(label, runner, None if row.source == "plan" else threads))
             except NotAvailable as error:
                 if backends:
@@ -191,39 +194,34 @@ def bench(
     return Benched(record, unavailable)
 
 
-def _open(
-    name: str,
-    run: RunFolder,
-    checkpoint: Checkpoint,
-    threads: int,
-    stack: ExitStack,
-    digests: dict[str, str],
-) -> list[tuple[str, Runner]]:
-    """Opens every form that backend `name` runs, labelled, and notes the digests of their files."""
+@dataclass(frozen=True)
+class _Forms:
+    """What one backend can be given: each form of the network by label, and the digests of their files."""
+
+    sources: dict[str, object]
+    digests: dict[str, str]
+
+
+def _forms(name: str, run: RunFolder, checkpoint: Checkpoint, stack: ExitStack) -> _Forms:
+    """The forms that backend `name` runs; what is made for them only lives as long as `stack`."""
     row = model(checkpoint.model)
     custom = {"custom": checkpoint.network} if checkpoint.norm == "custom" else {}
     folded = run.require(kinds.FOLDED)
-    digests |= {**folded.made_from, kinds.FOLDED: folded.sha256}
-
-    def enter(source: object) -> Runner:
-        return stack.enter_context(backend(name).open(source, threads=threads))
-
+    digests = {**folded.made_from, kinds.FOLDED: folded.sha256}
     if name == "torch":
         native = convert(checkpoint.network)
         networks = {**custom, "native": native, "folded": fold(native).module}
-        return [(k, enter(TorchNetwork(n, row.inputs, row.outputs))) for k, n in networks.items()]
+        return _Forms({k: TorchNetwork(n, row.inputs, row.outputs) for k, n in networks.items()}, digests)
     if name == "trt":
-        plan = enter(_plan(run))
-        digests[kinds.PLAN] = run.require(kinds.PLAN).sha256
-        return [("folded", plan)]
-    native_file = run.require(kinds.NATIVE)
-    digests[kinds.NATIVE] = native_file.sha256
-    files = {"native": native_file.path, "folded": folded.path}
+        plan = _plan(run)
+        return _Forms({"folded": plan}, {**digests, kinds.PLAN: run.require(kinds.PLAN).sha256})
+    sources: dict[str, object] = {}
     for label, network in custom.items():
         # The hand-written layer as it stands, in elementwise operators: what converting and folding are
         # measured against. It is of no other use, so it is no file of the run.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / "model.custom.onnx"
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.custom.onnx"
         export_onnx(network, path, inputs=row.inputs, outputs=row.outputs, metadata={}, batchnorms=0)
-        files = {label: path, **files}
-    return [(label, enter(path)) for label, path in files.items()]
+        sources[label] = path
+    native_file = run.require(kinds.NATIVE)
+    sources |= {"native": native_file.path, "folded": folded.path}
+    return _Forms(sources, {**digests, kinds.NATIVE: native_file.sha256})

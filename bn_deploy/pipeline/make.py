@@ -6,6 +6,7 @@ A function reads what it needs from the run folder, calls the stages, and writes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bn_deploy import run_folder as kinds
@@ -74,7 +75,7 @@ def train(
     about = {"dataset": dataset.name, "dataset_digest": dataset.digest, "dataset_notice": dataset.notice}
     write_json(run.path(kinds.TRAINING), {**about, "recipe": recipe.to_json(), **training.to_json()})
     run.record(kinds.TRAINING, made_from={kinds.CHECKPOINT: made.sha256})
-    plot_training(training, run.path(kinds.TRAINING_PLOT))
+    plot_training(training, dataset.name, run.path(kinds.TRAINING_PLOT))
     run.record(kinds.TRAINING_PLOT, made_from={kinds.CHECKPOINT: made.sha256})
     return training
 
@@ -106,20 +107,16 @@ def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool) -> Exporte
         source = run.record_foreign_checkpoint(Path(str(checkpoint)))
     made_from = {source.kind: source.sha256}
     row = model(loaded.model)
-    boundary = {"inputs": row.inputs, "outputs": row.outputs, "metadata": _metadata(loaded, source.sha256)}
-    native = export_onnx(
-        convert(loaded.network),
-        run.path(kinds.NATIVE),
-        batchnorms=len(find(loaded.network)),
-        **boundary,
+    write = partial(
+        export_onnx, inputs=row.inputs, outputs=row.outputs, metadata=_metadata(loaded, source.sha256)
     )
+    converted = convert(loaded.network)
+    native = write(converted, run.path(kinds.NATIVE), batchnorms=len(find(converted)))
     run.record(kinds.NATIVE, made_from=made_from, facts={"census": native.census})
     if not fold_bn:
         return Exported(native, None, None)
-    result = fold(convert(loaded.network))
-    folded = export_onnx(
-        result.module, run.path(kinds.FOLDED), batchnorms=len(result.report.kept), **boundary
-    )
+    result = fold(converted)
+    folded = write(result.module, run.path(kinds.FOLDED), batchnorms=len(result.report.kept))
     facts = {"census": folded.census, "folds": result.report.to_json()}
     run.record(kinds.FOLDED, made_from=made_from, facts=facts)
     return Exported(native, folded, result.report)

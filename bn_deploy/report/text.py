@@ -39,25 +39,22 @@ def training_text(training: Training) -> str:
     """What a training did, as the book prints it, and both test accuracies."""
     last = training.epochs[-1]
     gain = (training.test_accuracy - training.test_accuracy_moving) * 100
-    return "\n".join(
+    epochs = table(
+        ["epoch", "loss", "train acc", "test acc"],
         [
-            table(
-                ["epoch", "loss", "train acc", "test acc"],
-                [
-                    (str(n), f"{e.loss:.3f}", f"{e.train_accuracy:.4f}", f"{e.test_accuracy:.4f}")
-                    for n, e in enumerate(training.epochs, 1)
-                ],
-            ),
-            "",
-            f"loss {last.loss:.3f}, train acc {last.train_accuracy:.3f}, test acc {last.test_accuracy:.3f}, "
-            f"{training.examples_per_s:,.0f} examples/s on {training.threads} threads",
-            f"gamma of the first batch norm  {_vector(training.first_gamma)}",
-            f"beta  of the first batch norm  {_vector(training.first_beta)}",
-            f"test accuracy with the moving averages        {training.test_accuracy_moving:.4f}",
-            f"test accuracy with statistics re-estimated    {training.test_accuracy:.4f}  ({gain:+.2f} points, "
-            f"over {training.statistics_images:,} training images)",
-        ]
+            (str(n), f"{e.loss:.3f}", f"{e.train_accuracy:.4f}", f"{e.test_accuracy:.4f}")
+            for n, e in enumerate(training.epochs, 1)
+        ],
     )
+    return f"""{epochs}
+
+loss {last.loss:.3f}, train acc {last.train_accuracy:.3f}, test acc {last.test_accuracy:.3f}, \
+{training.examples_per_s:,.0f} examples/s on {training.threads} threads
+gamma of the first batch norm  {_vector(training.first_gamma)}
+beta  of the first batch norm  {_vector(training.first_beta)}
+test accuracy with the moving averages        {training.test_accuracy_moving:.4f}
+test accuracy with statistics re-estimated    {training.test_accuracy:.4f}  ({gain:+.2f} points, \
+over {training.statistics_images:,} training images)"""
 
 
 def parity_text(parity: Parity) -> str:
@@ -162,29 +159,35 @@ def report_text(report: Report) -> str:
     """One screen that reads by itself."""
     origin = report.origin
     parts = [
-        f"bn-deploy {version()}: {origin['model']} with {origin['norm']} batch norm, trained on {origin['dataset']}"
+        f"bn-deploy {version()}: {origin['model']} with {origin['norm']} batch norm, "
+        f"trained on {origin['dataset']}"
     ]
     if origin.get("dataset_notice"):
         parts.insert(0, f"!! {origin['dataset_notice']}")
     if report.training:
         t = report.training
+        moving, final = (f"{t[key] * 100:.2f} %" for key in ("test_accuracy_moving", "test_accuracy"))
         parts.append(
-            f"accuracy after training {t['test_accuracy_moving'] * 100:.2f} % with moving averages, "
-            f"{t['test_accuracy'] * 100:.2f} % with statistics re-estimated; {t['examples_per_s']:,.0f} examples/s"
+            f"test accuracy after training {moving} with moving averages, {final} with statistics "
+            f"re-estimated; {t['examples_per_s']:,.0f} examples/s"
         )
     if report.parity:
         parts += ["", parity_text(report.parity)]
     parts += ["", _fold_text(report), "", _engine_line(report)]
     if report.latency:
         parts += ["", _latency_grid(report.latency)]
-    parts += [f"{name}: not measured: {reason}" for name, reason in report.unavailable.items() if name != "build"]
+    parts += [
+        f"{name}: not measured: {reason}" for name, reason in report.unavailable.items() if name != "build"
+    ]
     return "\n".join(parts)
 
 
 def _fold_text(report: Report) -> str:
     before, after = report.census["native"], report.census["folded"]
     head = f"batch norms {before.get('BatchNormalization', 0)} -> {after.get('BatchNormalization', 0)}: "
-    folded = [f"{e['site']['batchnorm']} into {e['site']['producer']} ({e['rule']})" for e in report.folds["folded"]]
+    folded = [
+        f"{e['site']['batchnorm']} into {e['site']['producer']} ({e['rule']})" for e in report.folds["folded"]
+    ]
     kept = [f"{e['site']['batchnorm']} kept: {e['reason']}" for e in report.folds["kept"]]
     operators = sorted({*before, *after})
     rows = [
@@ -224,7 +227,7 @@ def _latency_grid(record: LatencyRecord) -> str:
         )
         for key, cells in by_row.items()
     ]
-    columns = ["median latency", "scope", *(f"{b} images, ms" for b in batches), f"images/s at {batches[-1]}"]
+    columns = ["median latency", "scope", *(f"batch {b}, ms" for b in batches), f"images/s at {batches[-1]}"]
     env = record.environment
     versions = ", ".join(f"{name} {v}" for name, v in env["versions"].items() if v and name != "bn-deploy")
     return f"{table(columns, rows, left=2)}\non {env['cpu_model']}, {env['usable_cores']} cores; {versions}"

@@ -24,6 +24,17 @@ from bn_deploy.model import build
 
 FORMAT = "bn-deploy-checkpoint/1"
 _KEY = "bn_deploy"
+_ABOUT: dict[str, type] = {
+    "format": str,
+    "model": str,
+    "norm": str,
+    "dataset": str,
+    "dataset_digest": str,
+    "dataset_notice": str,
+    "recipe": dict,
+    "metrics": dict,
+}
+"""What the JSON object holds, each key with its type: all of them and nothing else."""
 _STATISTICS = ("moving_mean", "moving_var", "running_mean", "running_var")
 
 
@@ -58,16 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    about = {
-        "format": FORMAT,
-        "model": checkpoint.model,
-        "norm": checkpoint.norm,
-        "dataset": checkpoint.dataset,
-        "dataset_digest": checkpoint.dataset_digest,
-        "dataset_notice": checkpoint.dataset_notice,
-        "recipe": checkpoint.recipe,
-        "metrics": checkpoint.metrics,
-    }
+    about = {"format": FORMAT, **{key: getattr(checkpoint, key) for key in _ABOUT if key != "format"}}
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.network.state_dict().items()
     }
@@ -77,36 +79,34 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint and rebuilds its network, in eval mode.
 
+    The caller's random numbers are not touched.
+
     Raises:
         CheckpointError: the file is missing, is no safetensors file, was not written by bn-deploy, is of
             another model, holds NaN or infinity, or lacks the batch norms' statistics.
     """
     tensors, about = _read(path)
     try:
-        network = build(str(about["model"]), str(about["norm"]))
-    except (KeyError, InputError) as error:
+        with torch.random.fork_rng(devices=[]):  # a new network draws weights, which are then replaced
+            network = build(about["model"], about["norm"])
+    except InputError as error:
         raise CheckpointError(f"{path} cannot be rebuilt: {error}") from error
     _check_tensors(path, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     for found in find(network):
         try:
-            found.flavour.params(found.module)
+            variance = found.flavour.params(found.module).running_var
         except ValueError as error:
             raise CheckpointError(f"{path}: batch norm {found.path}: {error}") from error
-    return Checkpoint(
-        network=network.eval(),
-        model=str(about["model"]),
-        norm=str(about["norm"]),
-        dataset=str(about.get("dataset", "")),
-        dataset_digest=str(about.get("dataset_digest", "")),
-        dataset_notice=str(about.get("dataset_notice", "")),
-        recipe=_table(about.get("recipe")),
-        metrics=_table(about.get("metrics")),
-    )
+        if variance.min() < 0:
+            raise CheckpointError(f"{path}: batch norm {found.path} has a negative variance")
+    return Checkpoint(network.eval(), **{key: value for key, value in about.items() if key != "format"})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file and the JSON object beside them."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint")
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; `bn-deploy train` makes one")
     try:
@@ -115,18 +115,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        about = json.loads(metadata[_KEY])
-    except KeyError:
+    if _KEY not in metadata:
         raise CheckpointError(
             f"{path} does not say how to rebuild its network (no '{_KEY}' in its header); it is not a "
             "checkpoint of bn-deploy"
-        ) from None
-    except ValueError as error:
+        )
+    try:
+        about = json.loads(metadata[_KEY], parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not in the format {FORMAT}")
+    wrong = [key for key, kind in _ABOUT.items() if type(about.get(key)) is not kind]
+    if wrong := wrong + sorted(about.keys() - _ABOUT.keys()):
+        raise CheckpointError(f"{path} has a damaged header: {wrong[0]!r} is not what {FORMAT} says")
     return tensors, about
+
+
+def _refuse_constant(name: str) -> None:
+    """Python's JSON reader takes NaN and Infinity, which are no JSON."""
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check_tensors(path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
@@ -140,7 +148,7 @@ def _check_tensors(path: Path, wanted: dict[str, Tensor], given: dict[str, Tenso
         )
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
-        what = [f"lacks {name}" for name in missing] + [f"has an unknown {name}" for name in unknown]
+        what = [f"lacks {name}" for name in missing] + [f"has an unknown {name!r}" for name in unknown]
         raise CheckpointError(f"{path} is of another model: it {what[0]}" + (" ..." if what[1:] else ""))
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
@@ -150,7 +158,3 @@ def _check_tensors(path: Path, wanted: dict[str, Tensor], given: dict[str, Tenso
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; the training diverged")
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

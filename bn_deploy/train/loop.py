@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bn_deploy.batchnorm.flavours import find
-from bn_deploy.data.batches import shuffled
+from bn_deploy.data.batches import shuffled, slices
 from bn_deploy.data.dataset import Dataset, Split
-from bn_deploy.errors import CheckFailed
+from bn_deploy.errors import CheckFailed, DataError
 from bn_deploy.spec import Track, silent
 from bn_deploy.train.recipe import Recipe
-from bn_deploy.train.statistics import reestimate
+from bn_deploy.train.statistics import evaluating, reestimate
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ def train(
         The network, in eval mode, and what the training did.
 
     Raises:
-        CheckFailed: the loss became NaN or infinite.
+        CheckFailed: the loss or a weight became NaN or infinite.
+        DataError: there are fewer than two training images.
     """
+    if len(dataset.train) < 2:
+        raise DataError(f"training needs at least 2 images to have a variance, not {len(dataset.train)}")
     with _deterministic(recipe.seed):
         network = build()
         network.apply(_xavier)
@@ -96,23 +101,28 @@ def train(
         optimizer = torch.optim.SGD(network.parameters(), lr=recipe.lr)
         epochs: list[Epoch] = []
         seconds = 0.0
+        seen = 0
         for number in range(recipe.epochs):
+            rows = shuffled(len(labels), recipe.batch, seed=recipe.seed, epoch=number)
+            steps = math.ceil(len(labels) / recipe.batch)
+            batches = track(rows, f"epoch {number + 1}/{recipe.epochs}", steps)
             start = clock()
-            loss, right = _one_epoch(network, optimizer, images, labels, recipe, number, track)
+            went = _one_epoch(network, optimizer, images, labels, batches)
             seconds += clock() - start
-            epochs.append(
-                Epoch(loss / len(labels), right / len(labels), accuracy_of(network, dataset.test))
-            )
-        moving = epochs[-1].test_accuracy
+            seen += went.images
+            _require_finite(network, f"epoch {number + 1}", went.loss)
+            accuracy = accuracy_of(network, dataset.test)
+            epochs.append(Epoch(went.loss / went.images, went.right / went.images, accuracy))
         count = min(recipe.statistics_images, len(labels))
         order = torch.from_numpy(next(shuffled(len(labels), count, seed=recipe.seed, epoch=recipe.epochs)))
         reestimate(network, images[order], track=track)
+        _require_finite(network, "the batch norms' statistics")
     network.eval()
     gamma, beta = _first_scale_and_shift(network)
     return network, Training(
         epochs=tuple(epochs),
-        examples_per_s=recipe.epochs * len(labels) / seconds,
-        test_accuracy_moving=moving,
+        examples_per_s=seen / seconds,
+        test_accuracy_moving=epochs[-1].test_accuracy,
         test_accuracy=accuracy_of(network, dataset.test),
         statistics_images=count,
         threads=torch.get_num_threads(),
@@ -121,51 +131,68 @@ def train(
     )
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What went by in an epoch: the images, and over them the summed loss and how many were right."""
+
+    images: int
+    loss: float
+    right: int
+
+
 def _one_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
-    recipe: Recipe,
-    number: int,
-    track: Track,
-) -> tuple[float, int]:
-    """One pass; returns the summed loss and the number of right answers."""
+    batches: Iterable[NDArray[np.int64]],
+) -> _Pass:
+    """One pass over the batches, each given as row numbers (n,)."""
     network.train()
-    summed = torch.zeros((), dtype=torch.float64)
+    seen = 0
+    loss_sum = torch.zeros((), dtype=torch.float64)
     right = torch.zeros((), dtype=torch.int64)
-    batches = shuffled(len(labels), recipe.batch, seed=recipe.seed, epoch=number)
-    steps = math.ceil(len(labels) / recipe.batch)
-    for index in track(batches, f"epoch {number + 1}/{recipe.epochs}", steps):
-        chosen = torch.from_numpy(index)
-        if len(chosen) < 2:
+    for rows in batches:
+        if len(rows) < 2:
             continue  # a single left-over image has no variance; it comes up in another epoch's order
+        chosen = torch.from_numpy(rows)
         target = labels[chosen]
         logits = network(images[chosen])
         loss = F.cross_entropy(logits, target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch declares it untyped
         optimizer.step()
+        seen += len(rows)
+        # Kept as tensors until the pass is over, so that no step waits for a number to be read.
         with torch.no_grad():
-            summed += loss.double() * len(chosen)
+            loss_sum += loss.double() * len(rows)
             right += (logits.argmax(1) == target).sum()
-    if not math.isfinite(summed.item()):
-        raise CheckFailed(f"training diverged in epoch {number + 1}: the loss is {summed.item()}; try a smaller --lr")
-    return summed.item(), int(right.item())
+    return _Pass(seen, loss_sum.item(), int(right.item()))
+
+
+def _require_finite(network: nn.Module, where: str, loss: float = 0.0) -> None:
+    """Refuses a network that diverged, also where only the step after the last one would have shown it."""
+    broken = [name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
+    if not math.isfinite(loss) or broken:
+        what = f"{broken[0]} holds NaN or infinity" if broken else f"the loss is {loss}"
+        raise CheckFailed(f"training diverged in {where}: {what}; try a smaller --lr")
 
 
 @torch.no_grad()
 def accuracy_of(network: nn.Module, split: Split, batch: int = 1000) -> float:
-    """The share of images that `network` gets right in eval mode; its mode is restored."""
-    was_training = network.training
-    network.eval()
+    """The share of the images that `network` gets right in eval mode; the mode of each part is restored.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if not len(split):
+        raise DataError("there are no images to measure the accuracy on")
     images, labels = _tensors(split)
-    right = sum(
-        int((network(images[i : i + batch]).argmax(1) == labels[i : i + batch]).sum())
-        for i in range(0, len(labels), batch)
-    )
-    network.train(was_training)
-    return right / len(labels)
+    with evaluating(network):
+        right = sum(
+            int((network(images[part]).argmax(1) == labels[part]).sum()) for part in slices(len(split), batch)
+        )
+    return right / len(split)
 
 
 def _tensors(split: Split) -> tuple[Tensor, Tensor]:
@@ -180,7 +207,7 @@ def _xavier(module: nn.Module) -> None:
 
 
 def _first_scale_and_shift(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """gamma and beta of the first batch norm, as the book prints them; empty if there is none."""
+    """Scale and shift of the first batch norm, which the book prints; empty if there is none."""
     for found in find(network):
         params = found.flavour.params(found.module)
         return tuple(params.weight.tolist()), tuple(params.bias.tolist())
@@ -190,11 +217,12 @@ def _first_scale_and_shift(network: nn.Module) -> tuple[tuple[float, ...], tuple
 @contextmanager
 def _deterministic(seed: int) -> Iterator[None]:
     """Seeds torch and asks for deterministic kernels; both settings are put back afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

@@ -32,13 +32,15 @@ class Recipe:
     statistics_images: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "statistics_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.batch < 2:
-            raise InputError(f"a training batch needs at least 2 images to have a variance, not {self.batch}")
+        if self.epochs < 1:
+            raise InputError(f"epochs must be at least 1, not {self.epochs}")
+        for name in ("batch", "statistics_images"):
+            if getattr(self, name) < 2:
+                raise InputError(f"{name} must be at least 2 to have a variance, not {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be positive and finite, not {self.lr}")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"seed must be at least 0 and below 2 to the power 63, not {self.seed}")
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as a JSON object."""

@@ -7,14 +7,15 @@ images take that noise away (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from bn_deploy.batchnorm.flavours import Found, find
-from bn_deploy.errors import ModelError
+from bn_deploy.data.batches import slices
+from bn_deploy.errors import InputError, ModelError
 from bn_deploy.spec import Track, silent
 
 
@@ -27,17 +28,15 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Tensor | None = None
-        self.square: Tensor | None = None
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.square = torch.zeros((), dtype=torch.float64)
 
-    def add(self, x: Tensor) -> None:
-        rows = x.detach().double().transpose(0, 1).flatten(1)  # (C, values per channel)
+    def add(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Takes in what a batch norm is about to normalise; has the shape of a forward pre-hook."""
+        rows = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (C, values per channel)
         count = rows.shape[1]
         mean = rows.mean(1)
         square = ((rows - mean[:, None]) ** 2).sum(1)
-        if self.mean is None or self.square is None:
-            self.count, self.mean, self.square = count, mean, square
-            return
         total = self.count + count
         delta = mean - self.mean
         self.mean = self.mean + delta * (count / total)
@@ -45,61 +44,70 @@ class _Moments:
         self.count = total
 
     def result(self, path: str) -> tuple[Tensor, Tensor]:
-        if self.mean is None or self.square is None:
-            raise ModelError(f"batch norm {path} was never reached; its statistics cannot be estimated")
+        """Mean and biased variance, (C,) each."""
+        if not self.count:
+            raise _unreached(path)
         return self.mean, self.square / self.count
 
 
 @torch.no_grad()
-def reestimate(
-    network: nn.Module, images: Tensor, *, batch: int = 1000, track: Track = silent
-) -> list[str]:
+def reestimate(network: nn.Module, images: Tensor, *, batch: int = 1000, track: Track = silent) -> list[str]:
     """Sets the statistics of every batch norm to the exact ones over `images`, (N, ...), in place.
 
     Batch norms are taken in the order in which the network reaches them: each is measured with all before
     it already final, so the result is what eval mode will see, and does not depend on `batch`, which only
-    bounds memory. The network's mode is restored.
+    bounds memory. The mode of every part of the network is restored.
 
     Returns:
         The paths of the batch norms, in that order.
 
     Raises:
+        InputError: there are no images, or `batch` is less than 1.
         ModelError: a batch norm is never reached, or keeps no statistics.
     """
-    was_training = network.training
-    network.eval()
-    try:
+    if not len(images):
+        raise InputError("batch-norm statistics need images; there are none")
+    parts = list(slices(len(images), batch))
+    with evaluating(network):
         order = _order(network, images[:2])
         for found in track(order, "batch-norm statistics", len(order)):
             moments = _Moments()
-            with _listening(found.module, lambda x, seen=moments: seen.add(x)):  # type: ignore[misc]
-                for start in range(0, len(images), batch):
-                    network(images[start : start + batch])
+            with found.module.register_forward_pre_hook(moments.add):
+                for part in parts:
+                    network(images[part])
             found.flavour.set_statistics(found.module, *moments.result(found.path))
-        return [found.path for found in order]
+    return [found.path for found in order]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Puts `network` in eval mode; afterwards each part of it is in the mode that it was in before."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
     finally:
-        network.train(was_training)
-
-
-def _listening(module: nn.Module, hear: Callable[[Tensor], None]) -> Any:
-    """Calls `hear` with each input of `module` while the returned handle is entered."""
-
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        hear(inputs[0])
-
-    return module.register_forward_pre_hook(hook)
+        for module in training:
+            module.training = True
 
 
 def _order(network: nn.Module, probe: Tensor) -> list[Found]:
     """The batch norms in the order in which a forward pass reaches them."""
     everything = find(network)
-    reached: list[str] = []
-    handles = [_listening(f.module, lambda _, path=f.path: reached.append(path)) for f in everything]  # type: ignore[misc]
-    try:
+    position: dict[int, int] = {}
+
+    def note(module: nn.Module, _: object) -> None:
+        position.setdefault(id(module), len(position))
+
+    with ExitStack() as hooks:
+        for found in everything:
+            hooks.enter_context(found.module.register_forward_pre_hook(note))
         network(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if missing := [f.path for f in everything if f.path not in reached]:
-        raise ModelError(f"batch norm {missing[0]} was never reached; its statistics cannot be estimated")
-    return sorted(everything, key=lambda f: reached.index(f.path))
+    for found in everything:
+        if id(found.module) not in position:
+            raise _unreached(found.path)
+    return sorted(everything, key=lambda found: position[id(found.module)])
+
+
+def _unreached(path: str) -> ModelError:
+    return ModelError(f"batch norm {path} was never reached; its statistics cannot be estimated")

@@ -8,14 +8,15 @@ float32 result, torch/_dynamo/utils.py, `same`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from bn_deploy.backends.base import Array, Runner, infer
 from bn_deploy.data.batches import slices
-from bn_deploy.errors import CheckFailed
+from bn_deploy.errors import CheckFailed, InputError, ModelError
 from bn_deploy.spec import Stage, Track, silent
 from bn_deploy.verify.parity import Parity, StageParity, StepParity
 
@@ -24,26 +25,30 @@ Reference = Callable[[Array], Array]
 
 @dataclass
 class _Difference:
-    """Largest and mean-square difference of two streams of logits, with the image that is worst."""
+    """Largest and mean-square difference of two streams of logits, with the image that is worst.
+
+    Logits that are not finite are infinitely far from everything and name no class.
+    """
 
     largest: float = 0.0
     worst_image: int = 0
     square: float = 0.0
     count: int = 0
     agree: int = 0
-    finite: bool = True
 
     def add(self, reference: Array, candidate: Array, first_image: int) -> None:
         """Takes in two batches (n, classes) of the images from `first_image` on."""
-        difference = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
-        self.finite &= bool(np.isfinite(difference).all())
-        per_image = np.nan_to_num(difference.max(axis=1), nan=np.inf)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is dealt with here
+            difference = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
+            difference[~np.isfinite(difference)] = np.inf
+            self.square += float(np.square(difference).sum())
+        per_image = difference.max(axis=1)
         if per_image.max() > self.largest:
             self.largest = float(per_image.max())
             self.worst_image = first_image + int(per_image.argmax())
-        self.square += float(np.square(difference).sum())
         self.count += difference.size
-        self.agree += int((reference.argmax(axis=1) == candidate.argmax(axis=1)).sum())
+        same = reference.argmax(axis=1) == candidate.argmax(axis=1)
+        self.agree += int((same & np.isfinite(per_image)).sum())
 
     @property
     def rms(self) -> float:
@@ -58,6 +63,7 @@ class _Stream:
     to_float64: _Difference = field(default_factory=_Difference)
     to_neighbour: _Difference = field(default_factory=_Difference)
     right: int = 0
+    finite: bool = True
 
 
 def compare(
@@ -82,13 +88,17 @@ def compare(
         labels: (N,) the right answers.
         batch: how many images are in memory at a time.
         unavailable: forms that cannot be run here, with the reason; they appear in the result.
-        digests, dataset: noted in the result.
+        digests: SHA-256 of each file that takes part, by kind; noted in the result.
+        dataset: name of the data; noted in the result.
         track: follows the batches.
 
     Raises:
         CheckFailed: the trained network itself gives NaN or infinity, so nothing can be judged.
-        InputError: a runner refuses the images.
+        InputError: there are no images, not as many labels, or a runner refuses the images.
+        ModelError: a form does not run, or gives logits of another shape than the trained network.
     """
+    if not len(images) or len(images) != len(labels):
+        raise InputError(f"{len(images)} images with {len(labels)} labels cannot be compared")
     streams = {stage: _Stream(runners[stage]) for stage in Stage if stage in runners}
     total = len(images)
     parts = list(slices(total, batch))
@@ -97,14 +107,20 @@ def compare(
         before: Array | None = None
         for stream in streams.values():
             logits = _logits(stream.runner, images[part])
+            if logits.shape != exact.shape:
+                raise ModelError(
+                    f"{stream.runner.backend} gives logits of shape {logits.shape}, not {exact.shape}"
+                )
             stream.to_float64.add(exact, logits, part.start)
             if before is not None:
                 stream.to_neighbour.add(before, logits, part.start)
-            stream.right += int((logits.argmax(axis=1) == labels[part]).sum())
+            finite = np.isfinite(logits).all(axis=1)
+            stream.finite &= bool(finite.all())
+            stream.right += int(((logits.argmax(axis=1) == labels[part]) & finite).sum())
             before = logits
     trained = streams[Stage.TRAINED].to_float64
-    if not trained.finite:
-        raise CheckFailed("the trained network itself gives NaN or infinity; there is nothing to compare with")
+    if not np.isfinite(trained.rms):
+        raise CheckFailed("the trained network itself gives NaN or infinity; nothing can be judged by it")
     return Parity(
         images=total,
         rms_trained=trained.rms,
@@ -132,12 +148,11 @@ def _stage(stage: Stage, stream: _Stream, total: int) -> StageParity:
         max_abs=difference.largest,
         rms=difference.rms,
         worst_image=difference.worst_image,
-        finite=difference.finite,
+        finite=stream.finite,
     )
 
 
 def _steps(streams: Mapping[Stage, _Stream], total: int) -> tuple[StepParity, ...]:
-    order: Sequence[Stage] = list(streams)
     return tuple(
         StepParity(
             before=before.value,
@@ -148,5 +163,5 @@ def _steps(streams: Mapping[Stage, _Stream], total: int) -> tuple[StepParity, ..
             agree=difference.agree,
             images=total,
         )
-        for before, after in zip(order, order[1:], strict=False)
+        for before, after in pairwise(streams)
     )

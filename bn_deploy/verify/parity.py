@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
+from typing import Any, TypeVar
 
 from bn_deploy.errors import InputError
 
@@ -12,6 +13,12 @@ FORMAT = "bn-deploy-parity/1"
 
 FACTOR = 2.0
 """How many times farther from float64 than the trained float32 network a float32 form may be."""
+
+
+_DISTANCES = ("max_abs", "rms")
+_SCALARS: dict[str, type] = {kind.__name__: kind for kind in (bool, int, float, str)}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class StageParity:
         backend, provider, precision: what ran it, as read back from the runtime.
         accuracy: share of the images that it gets right.
         max_abs, rms: largest and root-mean-square difference of a logit to float64.
-        worst_image: index of the image with the largest difference.
+        worst_image: index of the first image with the largest difference.
         finite: whether every logit was a finite number.
     """
 
@@ -96,7 +103,7 @@ class Parity:
 
         The trained form sets the bound and cannot fail against it.
         """
-        for before, after in zip(self.stages, self.stages[1:], strict=False):
+        for before, after in pairwise(self.stages):
             if not self.passes(after):
                 return f"{before.stage}/{after.stage}"
         return None
@@ -107,15 +114,16 @@ class Parity:
         return 0 if self.failed is None else 1
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as a JSON object; a distance that is not finite becomes null."""
-        value = {"format": FORMAT, "factor": FACTOR, "bound": self.bound, "failed": self.failed, **asdict(self)}
+        """The comparison as a JSON object; an infinite distance becomes null."""
+        derived = {"format": FORMAT, "factor": FACTOR, "bound": self.bound, "failed": self.failed}
+        value = {**derived, **asdict(self)}
         for row in (*value["stages"], *value["steps"]):
-            row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
+            row.update({name: None for name in _DISTANCES if math.isinf(row[name])})
         return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Parity:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote. The verdict is not read but follows again from the numbers.
 
         Raises:
             InputError: the object is not of this format.
@@ -124,17 +132,30 @@ class Parity:
             raise InputError(f"not in the format {FORMAT}")
         try:
             return cls(
-                images=value["images"],
-                rms_trained=value["rms_trained"],
-                stages=tuple(StageParity(**_restored(row)) for row in value["stages"]),
-                steps=tuple(StepParity(**_restored(row)) for row in value["steps"]),
-                not_run=dict(value["not_run"]),
-                digests=dict(value["digests"]),
-                dataset=value["dataset"],
+                images=_typed(int, value["images"]),
+                rms_trained=_typed(float, value["rms_trained"]),
+                stages=tuple(_row(StageParity, row) for row in _typed(list, value["stages"])),
+                steps=tuple(_row(StepParity, row) for row in _typed(list, value["steps"])),
+                not_run={key: _typed(str, reason) for key, reason in _typed(dict, value["not_run"]).items()},
+                digests={key: _typed(str, digest) for key, digest in _typed(dict, value["digests"]).items()},
+                dataset=_typed(str, value["dataset"]),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"damaged {FORMAT}: {error}") from error
 
 
-def _restored(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: math.inf if v is None and k in ("max_abs", "rms") else v for k, v in row.items()}
+def _row(kind: type[T], row: Any) -> T:
+    """A StageParity or StepParity from its JSON object."""
+    values = dict(_typed(dict, row))
+    values.update({name: math.inf for name in _DISTANCES if values[name] is None})
+    made = kind(**values)
+    for known in fields(made):  # type: ignore[arg-type]  # both kinds are dataclasses
+        _typed(_SCALARS[str(known.type)], values[known.name])
+    return made
+
+
+def _typed(kind: type[T], value: Any) -> T:
+    """`value`, which must be exactly of type `kind`: JSON's true is no number."""
+    if type(value) is not kind:
+        raise TypeError(f"expected a {kind.__name__}, found a {type(value).__name__}")
+    return value

@@ -24,6 +24,7 @@ KNOWN = Sidecar(
     plan_sha256=sha256_bytes(PLAN),
     plan_bytes=len(PLAN),
     onnx_sha256="0" * 64,
+    origin={"bn_deploy.dataset": "synthetic"},
     package_version="0.1.0",
     tensorrt="tensorrt",
     tensorrt_version=VERSION,
@@ -258,7 +259,7 @@ def test_without_a_package_the_reason_is_told(place: Place) -> None:
     place.put(api, "why_not", lambda: "tensorrt is not installed; pip install 'bn-deploy[gpu]'")
     with pytest.raises(NotAvailable, match=r"bn-deploy\[gpu\]"):
         place.open()
-    with pytest.raises(NotAvailable, match=r"backend trt: tensorrt is not installed"):
+    with pytest.raises(NotAvailable, match=r"^tensorrt is not installed"):
         backend("trt").open(place.plan, threads=1)
 
 

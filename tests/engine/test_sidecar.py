@@ -21,6 +21,7 @@ KNOWN = Sidecar(
     plan_sha256=sha256_bytes(PLAN),
     plan_bytes=len(PLAN),
     onnx_sha256="0" * 64,
+    origin={"bn_deploy.dataset": "synthetic"},
     package_version="0.1.0",
     tensorrt="tensorrt",
     tensorrt_version="11.4.0.106",

@@ -1,0 +1,243 @@
+"""The command line from outside: help, one clear line, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bn_deploy.cli import COMMANDS, main
+
+Fault = Callable[[Path], list[str]]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"Usage: bn-deploy {name}")
+    assert "--json" in out
+    assert "--verbose" in out
+
+
+def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.err.startswith("bn-deploy: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "Missing command|Usage"),
+        (["fly"], "No such command"),
+        (["train", "--epochs", "0"], "epochs must be at least 1"),
+        (["train", "--epochs", "many"], "not a valid integer"),
+        (["train", "--batch", "0"], "batch must be at least 2"),
+        (["train", "--lr", "0"], "lr must be positive"),
+        (["train", "--lr", "nan"], "lr must be positive"),
+        (["train", "--seed", "-1"], "seed"),
+        (["train", "--statistics-images", "0"], "statistics_images must be at least 2"),
+        (["train", "--dataset", "mnist"], "is not one of"),
+        (["train", "--dataset", "synthetic", "--norm", "layer"], "unknown norm 'layer'"),
+        (["train", "--dataset", "synthetic", "--model", "resnet"], "unknown model 'resnet'"),
+        (["export", "--strict"], "give --fold-bn too"),
+        (["build", "--batch", "0"], "1 <= min <= opt <= max"),
+        (["build", "--batch", "8:4:2"], "1 <= min <= opt <= max"),
+        (["build", "--batch", "1:2"], "MIN:OPT:MAX"),
+        (["build", "--batch", "a:b:c"], "invalid literal|MIN:OPT:MAX"),
+        (["build", "--workspace-mib", "0"], "workspace"),
+        (["build", "--optimization-level", "9"], "range"),
+        (["bench", "--batch", "0"], "at least 1"),
+        (["bench", "--batch", "1,x"], "expected sizes"),
+        (["bench", "--batch", "8,8"], "each once"),
+        (["bench", "--budget", "0"], "budget must be more than 0"),
+        (["bench", "--backend", "tflite"], "is not one of"),
+        (["bench", "--threads", "0"], "range"),
+        (["train", "--frobnicate"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_one_line_and_exit_2(
+    arguments: list[str],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    line = _one_line(capsys)
+    assert any(part in line for part in reason.split("|")), line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made_by"),
+    [
+        (["export", "--fold-bn"], "bn-deploy train"),
+        (["build"], "bn-deploy export --fold-bn"),
+        (["verify"], "bn-deploy export --fold-bn"),
+        (["bench"], "bn-deploy export --fold-bn"),
+        (["report"], "bn-deploy export --fold-bn"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_run_folder_without_the_file_says_which_command_makes_it(
+    arguments: list[str], made_by: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*arguments, "--run", str(tmp_path / "empty")]) == 2
+    assert f"`{made_by}`" in _one_line(capsys)
+
+
+def test_a_run_folder_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["report", "--run", str(tmp_path / "file")]) == 2
+    _one_line(capsys)
+
+
+def test_an_internal_error_is_one_line_and_verbose_shows_the_trace(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("bn_deploy.doctor.examine", broken)
+    assert main(["doctor"]) == 1
+    assert "internal error, ZeroDivisionError: a fault of ours" in _one_line(capsys)
+    assert main(["doctor", "--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bn_deploy.doctor.examine", interrupted)
+    assert main(["doctor"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_doctor_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("python", "torch", "onnxruntime", "providers", "TensorRT", "GPU", "backend trt"):
+        assert word in out
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["backends"]) == {"torch", "ort", "trt"}
+    assert found["backends"]["torch"] is None
+
+
+# ---- on a run that went through: each command works alone, and damage to a file is noticed ----
+
+
+def test_the_commands_work_one_after_the_other(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    where = ["--run", str(copy)]
+    assert main(["export", "--fold-bn", "--strict", *where]) == 0
+    assert "batch norms 4 -> 0" in capsys.readouterr().out
+    assert main(["verify", *where]) == 0
+    assert "parity holds" in capsys.readouterr().out
+    assert main(["bench", "--backend", "ort", "--batch", "1,3", "--budget", "0.01", "--json", *where]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert [(r["model"], r["batch"]) for r in rows] == [
+        (model, batch) for batch in (1, 3) for model in ("custom", "native", "folded")
+    ]
+    assert main(["report", "--json", *where]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["census"]["folded"].get("BatchNormalization") is None
+    assert report["latency"]
+
+
+def test_a_stranger_engine_is_not_available_here(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from bn_deploy.engine import driver
+
+    if (reason := driver.why_no_gpu()) is None:
+        pytest.skip("there is a GPU, so the engine is available")
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    for arguments in (["bench", "--backend", "trt"], ["verify", "--require-engine"]):
+        assert main([*arguments, "--run", str(copy)]) == 3
+        line = _one_line(capsys)
+        assert reason in line or "pip install" in line or "bn-deploy build" in line
+
+
+def _damage(name: str, content: bytes | None) -> Fault:
+    def fault(run: Path) -> list[str]:
+        if content is None:
+            (run / name).unlink()
+        else:
+            (run / name).write_bytes(content)
+        return []
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "content"),
+    [
+        (["export", "--fold-bn"], "checkpoint.safetensors", b"not safetensors"),
+        (["export", "--fold-bn"], "checkpoint.safetensors", None),
+        (["build"], "model.folded.onnx", b"not ONNX"),
+        (["build"], "model.folded.onnx", None),
+        (["verify"], "model.folded.onnx", b"not ONNX"),
+        (["bench"], "model.onnx", b"not ONNX"),
+        (["report"], "parity.json", b"{}"),
+        (["report"], "manifest.json", b"{"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_file_is_refused_and_nothing_is_overwritten(
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    name: str,
+    content: bytes | None,
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    _damage(name, content)(copy)
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    assert main([*command, "--run", str(copy)]) == 2
+    assert name in _one_line(capsys)
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+
+
+def test_a_checkpoint_from_elsewhere_is_followed_by_later_commands(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = tmp_path / "elsewhere.safetensors"
+    shutil.copy(run_dir / "checkpoint.safetensors", outside)
+    where = ["--run", str(tmp_path / "run")]
+    assert main(["export", "--fold-bn", "--checkpoint", str(outside), *where]) == 0
+    assert main(["verify", *where]) == 0
+    outside.write_bytes(b"replaced")
+    capsys.readouterr()
+    assert main(["verify", *where]) == 2
+    assert "elsewhere.safetensors" in _one_line(capsys)
+
+
+@pytest.mark.parametrize("content", [b"not safetensors", b"", None])
+def test_a_foreign_checkpoint_that_cannot_be_read_changes_nothing(
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = tmp_path / "c.safetensors"
+    if content is not None:
+        outside.write_bytes(content)
+    run = tmp_path / "run"
+    assert main(["export", "--fold-bn", "--checkpoint", str(outside), "--run", str(run)]) == 2
+    assert "c.safetensors" in _one_line(capsys)
+    assert not run.exists()
