@@ -5,7 +5,7 @@ Standard library only, so that the command line can name them without loading a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeVar
@@ -99,3 +99,9 @@ class Track(Protocol):
 def silent(items: Iterable[T], description: str, total: int) -> Iterator[T]:  # noqa: ARG001 - see Track
     """The Track that shows nothing."""
     return iter(items)
+
+
+def announced(track: Track, description: str, work: Callable[[], T]) -> T:
+    """Does `work`, which cannot tell how far it is, under its name: one step of one."""
+    (result,) = [work() for _ in track((None,), description, 1)]
+    return result

@@ -161,7 +161,8 @@ def test_help_loads_no_framework() -> None:
 import sys
 from bn_deploy.cli import main
 code = main(["--help"])
-heavy = sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'onnx', 'numpy'})
+frameworks = {'torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'onnx', 'numpy'}
+heavy = sorted({m.split('.')[0] for m in sys.modules} & frameworks)
 sys.exit(f"loaded {heavy}" if heavy else code)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

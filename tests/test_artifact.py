@@ -43,7 +43,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(KeyError):
         fail()
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["x.bin"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_killed_process_never_leaves_its_file_under_the_final_name(tmp_path: Path) -> None:
@@ -115,10 +115,10 @@ def test_an_artifact_is_checked_against_its_digest(tmp_path: Path) -> None:
     artifact = Artifact.of("onnx.native", path, "bn-deploy export", {"checkpoint": "0" * 64}, {})
     assert artifact.check() is artifact
     path.write_bytes(b"grapg")
-    with pytest.raises(RunFolderError, match="SHA-256 differs.*bn-deploy export"):
+    with pytest.raises(RunFolderError, match=r"SHA-256 differs.*bn-deploy export"):
         artifact.check()
     path.unlink()
-    with pytest.raises(RunFolderError, match="is gone.*bn-deploy export"):
+    with pytest.raises(RunFolderError, match=r"is gone.*bn-deploy export"):
         artifact.check()
 
 

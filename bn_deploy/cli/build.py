@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bn_deploy.cli import console, options
-from bn_deploy.spec import BatchRange
+from bn_deploy.spec import BatchRange, announced
 
 
 @click.command("build")
@@ -40,7 +40,8 @@ def command(
         tf32=tf32,
         optimization_level=optimization_level,
     )
-    result = build(RunFolder(run_dir), chosen)
+    run = RunFolder(run_dir)
+    result = announced(console.track, "building the engine", lambda: build(run, chosen))
     for warning in result.warnings:
         console.notice(warning)
     about = result.sidecar.to_json()

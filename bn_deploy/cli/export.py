@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bn_deploy.cli import console, options
+from bn_deploy.spec import announced
 
 
 @click.command("export")
@@ -26,7 +27,10 @@ def command(run_dir: Path, checkpoint: Path | None, fold_bn: bool, strict: bool,
 
     if strict and not fold_bn:
         raise click.UsageError("--strict asks that every batch norm is folded; give --fold-bn too")
-    exported = export(RunFolder(run_dir), checkpoint=checkpoint, fold_bn=fold_bn)
+    run = RunFolder(run_dir)
+    exported = announced(
+        console.track, "exporting", lambda: export(run, checkpoint=checkpoint, fold_bn=fold_bn)
+    )
     value = {
         "native": {"path": str(exported.native.path), "census": exported.native.census},
         "folded": {"path": str(exported.folded.path), "census": exported.folded.census}

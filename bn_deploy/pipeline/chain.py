@@ -16,7 +16,7 @@ from bn_deploy.pipeline.evidence import bench, verify
 from bn_deploy.pipeline.make import build, export, train
 from bn_deploy.report.report import Report
 from bn_deploy.run_folder import RunFolder
-from bn_deploy.spec import Track, silent
+from bn_deploy.spec import Track, announced, silent
 from bn_deploy.train.recipe import Recipe
 from bn_deploy.verify.parity import Parity
 
@@ -43,9 +43,9 @@ def everything(
     """
     missing: dict[str, str] = {}
     train(run, dataset, recipe, model_name=model_name, norm=norm, track=track)
-    export(run, checkpoint=None, fold_bn=True)
+    announced(track, "folding and exporting", lambda: export(run, checkpoint=None, fold_bn=True))
     try:
-        build(run, build_options or BuildOptions())
+        announced(track, "building the engine", lambda: build(run, build_options or BuildOptions()))
     except NotAvailable as error:
         missing["build"] = str(error)
     verify(run, data_dir=data_dir, threads=threads, track=track)
