@@ -34,7 +34,7 @@ def convert(module: nn.Module) -> nn.Module:
 
 
 def _native(found: Found) -> nn.Module:
-    """torch's layer for a batch norm of another flavour."""
+    """The layer of torch for a batch norm of another flavour."""
     module, name = found.module, f"batch norm {found.path or '(the network itself)'}"
     if code := added_code(module):
         raise ModelError(f"{name} has {code}, which the converted layer would lack")
@@ -44,7 +44,9 @@ def _native(found: Found) -> nn.Module:
         raise ModelError(f"{name}: {error}") from error
     (rank,) = found.flavour.ranks(module)  # a layer written for its shape takes one rank
     device = next(module.parameters()).device
-    return native.build(params, rank=rank, dtype=widest_dtype(module), device=device, training=module.training)
+    return native.build(
+        params, rank=rank, dtype=widest_dtype(module), device=device, training=module.training
+    )
 
 
 def _replace(network: nn.Module, by_id: dict[int, nn.Module]) -> nn.Module:

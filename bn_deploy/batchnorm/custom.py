@@ -64,7 +64,8 @@ class BatchNorm(nn.Module):
         """Normalises x, (N, C) or (N, C, H, W); in training mode also updates the moving statistics."""
         if x.dim() != self.rank or x.shape[1] != self.gamma.shape[1]:
             raise ModelError(
-                f"this batch norm takes rank {self.rank} with {self.gamma.shape[1]} channels, not {tuple(x.shape)}"
+                f"this batch norm takes rank {self.rank} with {self.gamma.shape[1]} channels, "
+                f"not {tuple(x.shape)}"
             )
         if not self.training:
             return self._normalise(x, self.moving_mean, self.moving_var)

@@ -25,7 +25,7 @@ def matches(module: nn.Module) -> bool:
 
 
 def is_relative(module: nn.Module) -> bool:
-    """Whether `module` is a subclass of torch's layer: a batch norm by descent, and unknown what it computes."""
+    """Whether `module` is a subclass of torch's layer: a batch norm by descent, and not by proof."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and not matches(module)
 
 
@@ -48,7 +48,9 @@ def params(module: nn.Module) -> BatchNormParams:
     mean = to_vector(module.running_mean)
     weight = torch.ones(mean.size) if module.weight is None else module.weight
     bias = torch.zeros(mean.size) if module.bias is None else module.bias
-    return BatchNormParams(to_vector(weight), to_vector(bias), mean, to_vector(module.running_var), module.eps)
+    return BatchNormParams(
+        to_vector(weight), to_vector(bias), mean, to_vector(module.running_var), module.eps
+    )
 
 
 def set_statistics(module: nn.Module, mean: Tensor, var: Tensor) -> None:
@@ -63,7 +65,7 @@ def set_statistics(module: nn.Module, mean: Tensor, var: Tensor) -> None:
 def build(
     source: BatchNormParams, *, rank: int, dtype: torch.dtype, device: torch.device, training: bool
 ) -> nn.Module:
-    """torch's layer with the numbers of `source`.
+    """The layer of torch with the numbers of `source`.
 
     Args:
         source: the numbers; each is cast once, to `dtype`.

@@ -24,9 +24,9 @@ EPSILONS = (1e-5, 1e-3, 1e-12, 1e-6, 1e-8)
 and two in common use. Which of them it is, is measured; none fitting means that it is not this layer."""
 
 _PROBES = ((3, 1.0), (1, 1.0), (2, 1e3), (2, 1e-3), (3, 1.0))
-"""Rows and spread of each probe, in standard deviations about the moving mean: several rows and one, for a layer
-that looks at its batch; wide and narrow, for one that is linear only in the middle; the first again at the end,
-for one that remembers."""
+"""Rows and spread of each probe, in standard deviations about the moving mean: several rows and one, for a
+layer that looks at its batch; wide and narrow, for one that is linear only in the middle; the first again at
+the end, for one that remembers."""
 
 
 def matches(module: nn.Module) -> bool:
@@ -55,13 +55,13 @@ def params(module: nn.Module) -> BatchNormParams:
             says so.
     """
     gamma, beta, mean, var = (to_vector(_part(module, name)) for name in _PARTS)
+    BatchNormParams(gamma, beta, mean, var, max(EPSILONS))  # numbers that no eps mends end here
     probes = _probes(mean, var, _part(module, "gamma").dim())
     outputs = _run(module, probes)
     for eps in EPSILONS:
-        try:
-            candidate = BatchNormParams(gamma, beta, mean, var, eps)
-        except ValueError:
-            continue  # this eps leaves var + eps <= 0; a larger one may not
+        if np.min(var) + eps <= 0:
+            continue
+        candidate = BatchNormParams(gamma, beta, mean, var, eps)
         if all(_agree(candidate, x, y) for x, y in zip(probes, outputs, strict=True)):
             return candidate
     raise ValueError(
@@ -89,7 +89,10 @@ def _probes(mean: NDArray[np.float64], var: NDArray[np.float64], rank: int) -> l
 
 
 def _run(module: nn.Module, probes: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """The layer's output for each probe in turn, from one float64 copy: the original's statistics must not move."""
+    """The layer's output for each probe in turn, from one float64 copy, so that no statistics move.
+
+    A layer that overwrites its input overwrites the probe, and then disagrees with every candidate.
+    """
     outputs = []
     try:
         layer = copy.deepcopy(module).double().cpu().eval()
@@ -99,7 +102,9 @@ def _run(module: nn.Module, probes: list[NDArray[np.float64]]) -> list[NDArray[n
         with torch.no_grad():
             outputs = [layer(torch.from_numpy(x)) for x in probes]
     except Exception as error:  # the forward is foreign code
-        raise ValueError(f"it has the textbook batch norm's parts, but a trial fails ({first_line(error)})") from error
+        raise ValueError(
+            f"it has the textbook batch norm's parts, but a trial fails ({first_line(error)})"
+        ) from error
     if any(type(y) is not Tensor or y.shape != x.shape for x, y in zip(probes, outputs, strict=True)):
         raise ValueError("it has the textbook batch norm's parts, but does not keep the shape of its input")
     return [y.numpy() for y in outputs]
@@ -113,7 +118,9 @@ def _agree(candidate: BatchNormParams, x: NDArray[np.float64], y: NDArray[np.flo
     """
     affine = candidate.affine()
     shape = (1, candidate.channels, 1, 1)[: x.ndim]
-    scale, mean, bias = (np.abs(v).reshape(shape) for v in (affine.scale, candidate.running_mean, candidate.bias))
+    scale, mean, bias = (
+        np.abs(v).reshape(shape) for v in (affine.scale, candidate.running_mean, candidate.bias)
+    )
     bound = 16 * np.finfo(np.float64).eps * (scale * (np.abs(x) + mean) + bias)
     return bool(np.all(np.abs(affine(x) - y) <= bound))
 

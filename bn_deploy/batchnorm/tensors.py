@@ -20,7 +20,7 @@ def to_array(tensor: Tensor) -> NDArray[np.float64]:
         ValueError: it does not hold plain real numbers; the text says what it is instead.
     """
     # A subclass may stand for other numbers than it stores, as a quantized weight does.
-    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout is not torch.strided:
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
         raise ValueError(f"a {type(tensor).__name__} of layout {tensor.layout} is not a plain tensor")
     if not tensor.is_floating_point():
         raise ValueError(f"a tensor of {tensor.dtype} is not one of real numbers")

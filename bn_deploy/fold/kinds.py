@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 
@@ -20,14 +20,14 @@ class LinearKind:
         rule: the name of "this layer, then batch norm" in reports.
         types: the exact layer types. A subclass may compute something else and is refused.
         out_axis: where the weight has its output channels.
-        channel_axis: where the layer's output has its channels; a batch norm's are axis 1.
+        any_rank: whether it also takes inputs of other ranks, where its output's channels are not axis 1.
         groups: the layer's number of groups.
     """
 
     rule: str
     types: tuple[type[nn.Module], ...]
     out_axis: int
-    channel_axis: int
+    any_rank: bool
     groups: Callable[[nn.Module], int]
 
 
@@ -37,17 +37,23 @@ def _conv_groups(layer: nn.Module) -> int:
 
 
 LINEAR_KINDS: tuple[LinearKind, ...] = (
-    LinearKind("conv-bn", (nn.Conv1d, nn.Conv2d, nn.Conv3d), out_axis=0, channel_axis=1, groups=_conv_groups),
+    LinearKind("conv-bn", (nn.Conv1d, nn.Conv2d, nn.Conv3d), out_axis=0, any_rank=False, groups=_conv_groups),
     LinearKind(
         "conv-transpose-bn",
         (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
         out_axis=1,
-        channel_axis=1,
+        any_rank=False,
         groups=_conv_groups,
     ),
-    # Its features are the last axis of the output, so the two axes agree only at rank 2: `modules` asks for proof.
-    LinearKind("linear-bn", (nn.Linear,), out_axis=0, channel_axis=-1, groups=lambda _: 1),
+    # Its features are the last axis of the output, which is axis 1 only at rank 2: `rank` asks for proof.
+    LinearKind("linear-bn", (nn.Linear,), out_axis=0, any_rank=True, groups=lambda _: 1),
 )
+
+
+def output_rank(layer: nn.Module) -> int:
+    """The rank of the layer's output (N, C, ...), which for every kind in the table is that of its weight."""
+    assert isinstance(layer.weight, Tensor)  # noqa: S101 - every kind in the table has one
+    return layer.weight.dim()
 
 
 def kind_of(layer: nn.Module) -> LinearKind | None:

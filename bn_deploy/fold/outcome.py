@@ -16,7 +16,8 @@ class Site:
     producer: str | None = None
 
     def __str__(self) -> str:
-        return self.batchnorm if self.producer is None else f"{self.producer} -> {self.batchnorm}"
+        batchnorm = self.batchnorm or "(the network itself)"
+        return batchnorm if self.producer is None else f"{self.producer} -> {batchnorm}"
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,5 @@ class FoldResult:
     report: FoldReport
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an outcome, not an error
+class Refusal(Exception):
     """Ends the examination of one batch norm; its text becomes the reason in the report."""

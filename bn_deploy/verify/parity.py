@@ -116,10 +116,8 @@ class Parity:
     def to_json(self) -> dict[str, Any]:
         """The comparison as a JSON object; an infinite distance becomes null."""
         derived = {"format": FORMAT, "factor": FACTOR, "bound": self.bound, "failed": self.failed}
-        value = {**derived, **asdict(self)}
-        for row in (*value["stages"], *value["steps"]):
-            row.update({name: None for name in _DISTANCES if math.isinf(row[name])})
-        return value
+        rows = {"stages": [*map(_finite, self.stages)], "steps": [*map(_finite, self.steps)]}
+        return {**derived, **asdict(self), **rows}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Parity:
@@ -142,6 +140,12 @@ class Parity:
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"damaged {FORMAT}: {error}") from error
+
+
+def _finite(row: StageParity | StepParity) -> dict[str, Any]:
+    """A row as a JSON object, which has no infinity."""
+    value = asdict(row)
+    return {**value, **{name: None for name in _DISTANCES if math.isinf(value[name])}}
 
 
 def _row(kind: type[T], row: Any) -> T:

@@ -1,0 +1,116 @@
+"""The check that passes right folds fails wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bn_deploy.batchnorm.affine import Affine
+from bn_deploy.batchnorm.params import BatchNormParams
+from bn_deploy.fold import absorb, modules
+from tests.fold.test_fold import check
+
+Weights = NDArray[np.float64]
+Absorbed = tuple[Weights, Weights]
+
+
+def affine(scale: Weights, params: BatchNormParams) -> Affine:
+    return Affine(scale, params.bias - params.running_mean * scale)
+
+
+def swapped(p: BatchNormParams) -> Affine:
+    scale = p.bias / np.sqrt(p.running_var + p.eps)
+    return Affine(scale, p.weight - p.running_mean * scale)
+
+
+AFFINE_MUTANTS: dict[str, Callable[[BatchNormParams], Affine]] = {
+    "eps omitted": lambda p: affine(p.weight / np.sqrt(p.running_var), p),
+    "eps added after the root": lambda p: affine(p.weight / (np.sqrt(p.running_var) + p.eps), p),
+    "variance taken as deviation": lambda p: affine(p.weight / (p.running_var + p.eps), p),
+    "mean with the wrong sign": lambda p: Affine(
+        p.weight / np.sqrt(p.running_var + p.eps),
+        p.bias + p.running_mean * p.weight / np.sqrt(p.running_var + p.eps),
+    ),
+    "mean not scaled": lambda p: Affine(p.weight / np.sqrt(p.running_var + p.eps), p.bias - p.running_mean),
+    "weight and bias swapped": swapped,
+    "scale off by one percent": lambda p: affine(1.01 * p.weight / np.sqrt(p.running_var + p.eps), p),
+    "sign of the weight lost": lambda p: affine(np.abs(p.weight) / np.sqrt(p.running_var + p.eps), p),
+    "channels reversed": lambda p: affine((p.weight / np.sqrt(p.running_var + p.eps))[::-1], p),
+}
+
+
+def right(weight: Weights, bias: Weights, by: Affine, **axes: Any) -> Absorbed:
+    return absorb.absorb_after(weight, bias, by, **axes)
+
+
+def wrong_axis(weight: Weights, bias: Weights, by: Affine, **axes: Any) -> Absorbed:
+    scale = np.resize(by.scale, weight.shape[1])
+    return weight * scale.reshape(1, -1, *[1] * (weight.ndim - 2)), right(weight, bias, by, **axes)[1]
+
+
+def groups_ignored(weight: Weights, bias: Weights, by: Affine, *, out_axis: int, groups: int) -> Absorbed:
+    if out_axis == 0:  # where groups do not matter, nothing is wrong
+        return right(weight, bias, by)
+    return wrong_axis(weight, bias, by, out_axis=out_axis, groups=groups)
+
+
+def narrow(weight: Weights, bias: Weights, by: Affine, **axes: Any) -> Absorbed:
+    new_weight, new_bias = right(weight, bias, by, **axes)
+    return new_weight.astype(np.float32).astype(np.float64), new_bias
+
+
+ABSORB_MUTANTS: dict[str, Callable[..., Absorbed]] = {
+    "shift dropped": lambda w, b, by, **axes: (right(w, b, by, **axes)[0], by.scale * b),
+    "existing bias not scaled": lambda w, b, by, **axes: (right(w, b, by, **axes)[0], b + by.shift),
+    "existing bias lost": lambda w, b, by, **axes: (right(w, b, by, **axes)[0], by.shift),
+    "weight not scaled": lambda w, b, by, **axes: (w, right(w, b, by, **axes)[1]),
+    "wrong axis": wrong_axis,
+    "algebra in float32": narrow,
+}
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "Linear"])
+def test_the_right_fold_passes(kind: str) -> None:
+    check(kind, "torch", 4)
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "Linear"])
+@pytest.mark.parametrize("name", AFFINE_MUTANTS)
+def test_a_wrong_map_is_caught(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="times the bound"):
+        with_map(AFFINE_MUTANTS[name], kind, monkeypatch)
+
+
+def with_map(mutant: Callable[[BatchNormParams], Affine], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = BatchNormParams.affine
+    folding = modules._affine_of
+
+    def mutated(found: Any) -> Affine:
+        # Only while it folds: the bound of the check is from the right map.
+        monkeypatch.setattr(BatchNormParams, "affine", mutant)
+        try:
+            return folding(found)
+        finally:
+            monkeypatch.setattr(BatchNormParams, "affine", truth)
+
+    monkeypatch.setattr(modules, "_affine_of", mutated)
+    check(kind, "torch", 4)
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "Linear"])
+@pytest.mark.parametrize("name", ABSORB_MUTANTS)
+def test_a_wrong_law_is_caught(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "absorb_after", ABSORB_MUTANTS[name])
+    with pytest.raises(AssertionError, match="times the bound"):
+        check(kind, "torch", 4)
+
+
+def test_ignored_groups_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "absorb_after", groups_ignored)
+    check("Conv2d", "torch", 4, groups=2)
+    with pytest.raises(AssertionError, match="times the bound"):
+        check("ConvTranspose2d", "torch", 4, groups=2)
