@@ -143,8 +143,8 @@ def _precision(path: Path) -> Precision:
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         if tensor.data_type in narrow:
             raise NotAvailable(
-                f"{path} has {narrow[tensor.data_type].value} weights, and ONNX Runtime would silently compute "
-                "in fp32 on the CPU; export it in fp32"
+                f"{path} has {narrow[tensor.data_type].value} weights, and ONNX Runtime would silently "
+                "compute in fp32 on the CPU; export it in fp32"
             )
     return Precision.FP32
 

@@ -2,8 +2,8 @@
 
 The arbiter is float64: the trained network's own float32 distance to it says how much of a difference is
 rounding, and no tolerance is typed by hand. A form passes when its root-mean-square distance to float64 is
-at most FACTOR times that of the trained network (the criterion with which PyTorch's compiler tests accept a
-float32 result, torch/_dynamo/utils.py, `same`).
+at most FACTOR times that of the trained network. PyTorch's compiler tests accept a float32 result by the same
+factor (torch/_dynamo/utils.py, `same`), but add an absolute tolerance, which is left out here.
 """
 
 from __future__ import annotations

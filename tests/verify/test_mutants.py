@@ -1,8 +1,8 @@
 """The comparison sees every fault that folding could have, and none where there is none.
 
 Each mutant is the correct fold of a LeNet with one fault in one layer. The statistics are those of real
-activations, with variances from XX to YY: there leaving out eps = 1e-5 changes a scale by ZZ, some hundred
-times the rounding of float32. (With a variance of 1e4 it would change nothing, and be no fault.)
+activations, with variances from 0.001 to 0.2: there leaving out eps = 1e-5 changes the scales by 0.003 % to
+0.4 %. (At a variance of 1e4 it would change nothing in float32, and be no fault.)
 """
 
 from __future__ import annotations
@@ -198,8 +198,7 @@ def test_the_statistics_are_such_that_the_faults_matter() -> None:
         assert (params.weight < 0).any()
         smallest = min(smallest, float(params.running_var.min()))
         largest = max(largest, float(params.running_var.max()))
-    assert 1e-5 < smallest < 1e-2
-    assert largest < 10
+    assert 1e-3 < smallest < largest < 0.2
 
 
 def test_the_correct_fold_passes() -> None:
