@@ -35,7 +35,7 @@ class FetchError(DataError):
     """No mirror gave the file; the message has each one's reason."""
 
 
-class _AttemptFailed(Exception):  # noqa: N818 - one attempt, not yet an error
+class _AttemptFailed(Exception):
     """One request did not bring what was asked for; the message says why."""
 
 

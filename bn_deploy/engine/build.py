@@ -156,9 +156,7 @@ def _check_options(options: BuildOptions, trt: TensorRT) -> None:
             raise InputError(f"{trt} cannot build for {', '.join(unknown)}; it knows {', '.join(known)}")
 
 
-def _build(
-    trt: TensorRT, source: OnnxInput, options: BuildOptions, gpu: Gpu | None
-) -> tuple[bytes, Sidecar]:
+def _build(trt: TensorRT, source: OnnxInput, options: BuildOptions, gpu: Gpu | None) -> tuple[bytes, Sidecar]:
     """The plan and its side-car; nothing is written, and errors do not name the file yet."""
     module = trt.module
     builder = _builder(trt)

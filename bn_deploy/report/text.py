@@ -158,10 +158,8 @@ def milliseconds(seconds: float | None) -> str:
 def report_text(report: Report) -> str:
     """One screen that reads by itself."""
     origin = report.origin
-    parts = [
-        f"bn-deploy {version()}: {origin['model']} with {origin['norm']} batch norm, "
-        f"trained on {origin['dataset']}"
-    ]
+    network = f"{origin['model']} with {origin['norm']} batch norm"
+    parts = [f"bn-deploy {version()}: {network}, trained on {origin['dataset']}"]
     if origin.get("dataset_notice"):
         parts.insert(0, f"!! {origin['dataset_notice']}")
     if report.training:

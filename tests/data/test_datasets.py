@@ -58,7 +58,7 @@ def test_an_unknown_name_is_refused_with_the_choices() -> None:
 
 def test_the_choices_can_be_read_without_numpy() -> None:
     code = "import sys, bn_deploy.data; sys.exit('numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0  # noqa: S603
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
 
 
 def test_auto_takes_the_real_set_where_it_is(miniature: Miniature, tmp_path: Path) -> None:
