@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import click
 from bn_deploy.backends import BACKENDS
 from bn_deploy.data import AUTO, CHOICES
 from bn_deploy.spec import BatchRange
+from bn_deploy.train.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
@@ -168,8 +171,35 @@ def common(command: F) -> F:
     return as_json(verbose(command))
 
 
-def training(command: F) -> F:
-    """The options of everything that trains."""
+@dataclass(frozen=True)
+class ToTrain:
+    """What the training options say."""
+
+    dataset: str
+    model: str
+    norm: str
+    recipe: Recipe
+
+
+def training(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of everything that trains; the command gets them as one argument, `to_train`."""
+
+    @wraps(command)
+    def gathered(
+        *,
+        dataset: str,
+        model: str,
+        norm: str,
+        epochs: int,
+        batch: int,
+        lr: float,
+        seed: int,
+        statistics_images: int,
+        **rest: Any,
+    ) -> Any:
+        recipe = Recipe(epochs, batch, lr, seed, statistics_images)
+        return command(to_train=ToTrain(dataset, model, norm, recipe), **rest)
+
     for option in reversed((dataset, model, norm, epochs, train_batch, lr, seed, statistics_images)):
-        command = option(command)
-    return command
+        gathered = option(gathered)
+    return gathered

@@ -20,14 +20,7 @@ from bn_deploy.cli import console, options
 def command(
     run_dir: Path,
     data_dir: Path | None,
-    dataset: str,
-    model: str,
-    norm: str,
-    epochs: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    statistics_images: int,
+    to_train: options.ToTrain,
     bench_batch: tuple[int, ...],
     budget: float,
     threads: int,
@@ -42,19 +35,17 @@ def command(
     from bn_deploy.pipeline.chain import everything
     from bn_deploy.report.text import report_text
     from bn_deploy.run_folder import RunFolder
-    from bn_deploy.train.recipe import Recipe
 
-    recipe = Recipe(epochs, batch, lr, seed, statistics_images)
-    timing = MeasureOptions(batch_sizes=bench_batch, budget_s=budget, seed=seed)
+    timing = MeasureOptions(batch_sizes=bench_batch, budget_s=budget, seed=to_train.recipe.seed)
     run = RunFolder(run_dir)
-    loaded = data.load(dataset, data_dir=data_dir, track=console.track)
+    loaded = data.load(to_train.dataset, data_dir=data_dir, track=console.track)
     console.notice(loaded.notice)
     report = everything(
         run,
         loaded,
-        recipe,
-        model_name=model,
-        norm=norm,
+        to_train.recipe,
+        model_name=to_train.model,
+        norm=to_train.norm,
         measure_options=timing,
         threads=threads,
         data_dir=data_dir,

@@ -14,19 +14,7 @@ from bn_deploy.cli import console, options
 @options.data_dir
 @options.training
 @options.common
-def command(
-    run_dir: Path,
-    data_dir: Path | None,
-    dataset: str,
-    model: str,
-    norm: str,
-    epochs: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    statistics_images: int,
-    as_json: bool,
-) -> None:
+def command(run_dir: Path, data_dir: Path | None, to_train: options.ToTrain, as_json: bool) -> None:
     """Train the network and re-estimate its batch-norm statistics.
 
     Writes checkpoint.safetensors, training.json and training.png.
@@ -35,12 +23,12 @@ def command(
     from bn_deploy.pipeline.make import train
     from bn_deploy.report.text import training_text
     from bn_deploy.run_folder import RunFolder
-    from bn_deploy.train.recipe import Recipe
 
-    recipe = Recipe(epochs, batch, lr, seed, statistics_images)
     run = RunFolder(run_dir)
-    loaded = data.load(dataset, data_dir=data_dir, track=console.track)
+    loaded = data.load(to_train.dataset, data_dir=data_dir, track=console.track)
     console.notice(loaded.notice)
-    training = train(run, loaded, recipe, model_name=model, norm=norm, track=console.track)
+    training = train(
+        run, loaded, to_train.recipe, model_name=to_train.model, norm=to_train.norm, track=console.track
+    )
     about = {"dataset": loaded.name, "dataset_notice": loaded.notice}
     console.show(training_text(training), {**about, **training.to_json()}, as_json=as_json)
