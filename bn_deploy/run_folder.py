@@ -97,6 +97,11 @@ class RunFolder:
         self._write(artifact)
         return artifact
 
+    def forget(self, kind: str) -> None:
+        """Drops the record of a file that no longer belongs to what is here; the file itself stays."""
+        if self._artifacts.pop(kind, None) is not None:
+            self._save()
+
     def record_foreign_checkpoint(self, path: Path) -> Artifact:
         """Notes a checkpoint that lies elsewhere, so that later commands find where the models came from."""
         artifact = Artifact.of(FOREIGN_CHECKPOINT, path, "bn-deploy export", {}, {})
@@ -105,6 +110,9 @@ class RunFolder:
 
     def _write(self, artifact: Artifact) -> None:
         self._artifacts[artifact.kind] = artifact
+        self._save()
+
+    def _save(self) -> None:
         rows = {
             a.kind: {
                 # Relative to the folder, so that the folder can be moved.

@@ -101,6 +101,15 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str, reason: str
         RunFolder(tmp_path)
 
 
+def test_what_is_forgotten_is_no_longer_recorded_but_still_there(tmp_path: Path) -> None:
+    run = _fill(tmp_path)
+    run.forget(kinds.PLAN)
+    run.forget(kinds.PARITY)  # never was
+    assert RunFolder(tmp_path).find(kinds.PLAN) is None
+    assert RunFolder(tmp_path).find(kinds.FOLDED) is not None
+    assert run.path(kinds.PLAN).is_file()
+
+
 def test_every_kind_has_its_own_name() -> None:
     names = [name for name, _ in FILES.values()]
     assert len(set(names)) == len(names)

@@ -86,7 +86,7 @@ def main() -> int:
     dataset = data.load("fashion-mnist", data_dir=arguments.data_dir, track=track)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        report = everything(run, dataset, Recipe(), data_dir=arguments.data_dir, track=track)
+        report = everything(run, dataset, Recipe(), track=track)
         TARGET.mkdir(parents=True, exist_ok=True)
         for kind in KEPT:
             shutil.copyfile(run.require(kind).path, TARGET / run.path(kind).name)

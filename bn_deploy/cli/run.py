@@ -48,7 +48,6 @@ def command(
         norm=to_train.norm,
         measure_options=timing,
         threads=threads,
-        data_dir=data_dir,
         track=console.track,
     )
     console.show(report_text(report), report.to_json(), as_json=as_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json, write_json
 from bn_deploy.bench.measure import MeasureOptions
@@ -31,7 +29,6 @@ def everything(
     build_options: BuildOptions | None = None,
     measure_options: MeasureOptions | None = None,
     threads: int = 1,
-    data_dir: Path | None = None,
     track: Track = silent,
 ) -> Report:
     """Trains, exports, folds, builds, verifies and times a network; writes report.json beside the rest.
@@ -48,8 +45,10 @@ def everything(
         announced(track, "building the engine", lambda: build(run, build_options or BuildOptions()))
     except NotAvailable as error:
         missing["build"] = str(error)
-    verify(run, data_dir=data_dir, threads=threads, track=track)
-    bench(run, measure_options or MeasureOptions(), threads=threads, data_dir=data_dir, track=track)
+        for kind in (kinds.PLAN, kinds.SIDECAR):
+            run.forget(kind)  # of an earlier run: it must not be taken for this one's
+    verify(run, dataset=dataset, threads=threads, track=track)
+    bench(run, measure_options or MeasureOptions(), threads=threads, dataset=dataset, track=track)
     report = collect(run, missing)
     write_json(run.path(kinds.REPORT), report.to_json())
     run.record(kinds.REPORT, made_from={kinds.FOLDED: run.require(kinds.FOLDED).sha256})

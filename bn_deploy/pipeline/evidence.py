@@ -43,13 +43,16 @@ def _origin(run: RunFolder) -> Checkpoint:
     raise RunFolderError(f"{run.path(kinds.FOLDED)} does not say which checkpoint it was made from")
 
 
-def load_test_set(checkpoint: Checkpoint, data_dir: Path | None, track: Track = silent) -> Dataset:
+def load_dataset(checkpoint: Checkpoint, data_dir: Path | None, track: Track = silent) -> Dataset:
     """The data that a checkpoint was trained on.
 
     Raises:
         DataError: they cannot be had, or are not the same.
     """
-    dataset = data.load(checkpoint.dataset, data_dir=data_dir, track=track)
+    return _same(data.load(checkpoint.dataset, data_dir=data_dir, track=track), checkpoint)
+
+
+def _same(dataset: Dataset, checkpoint: Checkpoint) -> Dataset:
     if dataset.digest != checkpoint.dataset_digest:
         raise DataError(f"the data set {dataset.name} here is not the one that the checkpoint was trained on")
     return dataset
@@ -58,6 +61,7 @@ def load_test_set(checkpoint: Checkpoint, data_dir: Path | None, track: Track = 
 def verify(
     run: RunFolder,
     *,
+    dataset: Dataset | None = None,
     data_dir: Path | None = None,
     require_engine: bool = False,
     threads: int = 1,
@@ -65,12 +69,20 @@ def verify(
 ) -> Parity:
     """Compares trained, converted, folded, ONNX and engine over the test set; writes parity.json.
 
+    Args:
+        run: where the models are.
+        dataset: the data that the checkpoint was trained on, if they are in memory already.
+        data_dir: else, the folder that they are read from.
+        require_engine: whether an engine that cannot be run is an error.
+        threads: CPU threads of each backend that has them.
+        track: follows the comparison.
+
     Raises:
         RunFolderError: a file is missing or stale.
         NotAvailable: ONNX Runtime is missing, or the engine cannot be run here and `require_engine` is set.
     """
     checkpoint = _origin(run)
-    dataset = load_test_set(checkpoint, data_dir, track)
+    dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
     row = model(checkpoint.model)
     converted = convert(checkpoint.network)
     forms = {
@@ -145,6 +157,7 @@ def bench(
     *,
     backends: Sequence[str] = (),
     threads: int = 1,
+    dataset: Dataset | None = None,
     data_dir: Path | None = None,
     track: Track = silent,
 ) -> Benched:
@@ -155,7 +168,8 @@ def bench(
         options: batch sizes, scope and how long.
         backends: which ones, each of which must then be there; none means all that are.
         threads: CPU threads of each backend that has them.
-        data_dir: the folder of the data set, whose test images are the inputs.
+        dataset: the data whose test images are the inputs, if they are in memory already.
+        data_dir: else, the folder that they are read from.
         track: follows the measurement.
 
     Raises:
@@ -164,7 +178,8 @@ def bench(
         InputError: an engine does not take one of the batch sizes.
     """
     checkpoint = _origin(run)
-    images = load_test_set(checkpoint, data_dir, track).test.images
+    dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
+    images = dataset.test.images
     name = model(checkpoint.model).inputs[0].name
     unavailable: dict[str, str] = {}
     candidates: list[Candidate] = []

@@ -21,6 +21,7 @@ from bn_deploy.backends import BACKENDS, Backend, backend
 from bn_deploy.backends.base import Array, Runner, check_feeds, infer
 from bn_deploy.backends.onnxrt import OrtRunner
 from bn_deploy.backends.pytorch import TorchNetwork, TorchRunner
+from bn_deploy.engine.build import build
 from bn_deploy.errors import InputError, ModelError, NotAvailable
 from bn_deploy.spec import Precision, Stage, TensorSpec
 from tests.engine.models import cnn, save
@@ -33,16 +34,17 @@ def opened(row: Backend, folder: Path, threads: int = 1) -> Runner:
     """A runner of the folded LeNet, or a skip with the reason."""
     if (reason := row.why_not()) is not None:
         pytest.skip(f"{row.name}: {reason}")
-    if row.source == "plan":
-        pytest.skip(f"{row.name}: takes a plan, which the tests of the engine build")
     if row.source == "network":
         return row.open(bounded(form(Stage.FOLDED)), threads=threads)
     path = folder / "model.onnx"
     path.write_bytes(onnx_bytes(Stage.FOLDED))
+    if row.source == "plan":
+        path = build(path, folder / "model.plan").plan_path
     return row.open(path, threads=threads)
 
 
-every_backend = pytest.mark.parametrize("row", BACKENDS, ids=lambda row: row.name)
+ROWS = [pytest.param(r, marks=[pytest.mark.gpu] * (r.source == "plan"), id=r.name) for r in BACKENDS]
+every_backend = pytest.mark.parametrize("row", ROWS)
 
 
 @pytest.fixture
@@ -207,7 +209,7 @@ def test_inputs_whose_batches_differ_are_refused() -> None:
 # The table
 
 
-@pytest.mark.parametrize("row", [r for r in BACKENDS if r.source != "network"], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [p for p in ROWS if p.id != "torch"])
 @pytest.mark.parametrize("content", [b"", b"no model at all", None], ids=["empty", "text", "missing"])
 def test_a_file_that_is_no_model_is_refused_in_one_line(
     row: Backend, tmp_path: Path, content: bytes | None

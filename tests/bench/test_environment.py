@@ -91,9 +91,7 @@ def test_describing_the_machine_loads_no_framework() -> None:
         "print(sorted({'numpy', 'torch', 'onnx', 'onnxruntime', 'tensorrt'} & sys.modules.keys()))"
     )
     here = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
     assert done.stdout.strip() == "[]"
 
 

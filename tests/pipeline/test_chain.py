@@ -1,0 +1,70 @@
+"""The chain as a library: what this machine lacks is told; what an earlier run left is not believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bn_deploy import run_folder as kinds
+from bn_deploy.artifact import read_json
+from bn_deploy.bench.measure import MeasureOptions
+from bn_deploy.data import synthetic
+from bn_deploy.errors import DataError, NotAvailable
+from bn_deploy.pipeline import chain
+from bn_deploy.pipeline.evidence import verify
+from bn_deploy.report.text import report_text
+from bn_deploy.run_folder import RunFolder
+from bn_deploy.train.recipe import Recipe
+
+RECIPE = Recipe(epochs=1, batch=64, statistics_images=200)
+TIMING = MeasureOptions(batch_sizes=(1, 4), budget_s=0.01)
+
+
+@pytest.mark.parametrize("norm", ["custom", "torch"])
+def test_without_tensorrt_the_rest_is_done_and_the_report_says_so(
+    norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = synthetic.make(400, 100)
+    run = RunFolder(tmp_path)
+    run.path(kinds.PLAN).write_bytes(b"the plan of an earlier run")
+    run.record(kinds.PLAN, made_from={kinds.FOLDED: "0" * 64})
+
+    def no_tensorrt(*_: object) -> None:
+        raise NotAvailable("no TensorRT is installed; pip install 'bn-deploy[rtx]'")
+
+    monkeypatch.setattr(chain, "build", no_tensorrt)
+    report = chain.everything(run, dataset, RECIPE, norm=norm, measure_options=TIMING)
+    assert report.exit_code == 0
+    assert report.engine is None
+    text = report_text(report)
+    assert "engine: not built: no TensorRT is installed; pip install 'bn-deploy[rtx]'" in text
+    assert "batch norms 4 -> 0" in text
+    models = {"native", "folded"} | ({"custom"} if norm == "custom" else set())
+    assert report.latency is not None
+    assert {r.model for r in report.latency.results if r.backend == "ort"} == models
+    assert read_json(run.path(kinds.REPORT))["unavailable"]["build"].startswith("no TensorRT")
+
+
+def test_a_notice_about_the_data_is_in_everything_that_is_left_behind(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    notice = "NOT Fashion-MNIST but the synthetic set"
+    dataset = replace(synthetic.make(400, 100), notice=notice)
+    run = RunFolder(tmp_path)
+    report = chain.everything(run, dataset, RECIPE, measure_options=TIMING)
+    assert report_text(report).splitlines()[0] == f"!! {notice}"
+    silent = {kinds.PARITY, kinds.LATENCY, kinds.TRAINING_PLOT}  # these name the data set instead
+    for kind, (name, _) in kinds.FILES.items():
+        if (path := tmp_path / name).exists() and kind not in silent | {kinds.PLAN}:
+            assert notice.encode() in path.read_bytes(), name
+    for kind in (kinds.PARITY, kinds.LATENCY):
+        assert read_json(run.path(kind))["dataset"] == "synthetic"
+
+
+def test_another_data_set_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    dataset = synthetic.make(400, 100)
+    run = RunFolder(tmp_path)
+    chain.everything(run, dataset, RECIPE, measure_options=TIMING)
+    with pytest.raises(DataError, match="is not the one that the checkpoint was trained on"):
+        verify(run, dataset=synthetic.make(400, 100, seed=1))
