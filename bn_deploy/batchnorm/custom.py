@@ -68,19 +68,20 @@ class BatchNorm(nn.Module):
                 f"not {tuple(x.shape)}"
             )
         if not self.training:
-            return self._normalise(x, self.moving_mean, self.moving_var)
+            return self._normalise(x - self.moving_mean, self.moving_var)
         axes = [axis for axis in range(self.rank) if axis != 1]
         mean = x.mean(axes, keepdim=True)
-        var = torch.square(x - mean).mean(axes, keepdim=True)
+        centred = x - mean
+        var = torch.square(centred).mean(axes, keepdim=True)
         with torch.no_grad():
             self.moving_mean.lerp_(mean, 1 - self.momentum)
             self.moving_var.lerp_(var, 1 - self.momentum)
-        return self._normalise(x, mean, var)
+        return self._normalise(centred, var)
 
-    def _normalise(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    def _normalise(self, centred: Tensor, var: Tensor) -> Tensor:
         # Per-channel factors first: in the order in which the formula is printed, autograd divides every
         # element twice, and training takes a quarter longer.
-        return (x - mean) * (self.gamma / torch.sqrt(var + self.eps)) + self.beta
+        return centred * (self.gamma / torch.sqrt(var + self.eps)) + self.beta
 
     def extra_repr(self) -> str:
         """What print() shows between the brackets."""
