@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     3 not available here, 4 inconclusive, 130 interrupted. A failure is one line on stderr.
     """  # noqa: D205 - the statuses are the summary
     settings = Settings()
+    # OpenMP reads it when torch is loaded. Threads that wait by spinning take the cores from whoever else
+    # works: with two other busy processes on two cores, training was eight times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = group.main(arguments, prog_name="bn-deploy", standalone_mode=False, obj=settings)
     except BnDeployError as error:
