@@ -53,6 +53,14 @@ class RunFolder:
         self._manifest = root / "manifest.json"
         self._artifacts = self._read()
 
+    def prepare(self) -> None:
+        """Makes the folder and writes its manifest, so that a folder that cannot be written is found at once.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        self._save()
+
     def path(self, kind: str) -> Path:
         """Where the file of that kind lies, or would."""
         return self.root / FILES[kind][0]
@@ -80,11 +88,12 @@ class RunFolder:
         """Refuses what was made from something that has been replaced since, however many steps back."""
         for ancestor, digest in artifact.made_from.items():
             known = self._artifacts.get(ancestor)
-            if known is None:
-                continue  # outside the folder, such as a data set
-            if known.sha256 != digest:
+            if known is None and ancestor not in FILES:
+                continue  # not a file of a run, such as a data set
+            if known is None or known.sha256 != digest:
+                name = FILES[ancestor][0] if ancestor in FILES else "checkpoint"
                 raise RunFolderError(
-                    f"{artifact.path} was made from another {known.path.name} than is there now; "
+                    f"{artifact.path} was made from another {name} than is there now; "
                     f"run `{artifact.made_by}` again"
                 )
             self._check_current(known)

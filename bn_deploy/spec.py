@@ -77,7 +77,10 @@ class BatchRange:
         Raises:
             ValueError: the text is neither, or the sizes are not 1 <= min <= opt <= max.
         """
-        sizes = [int(part) for part in text.split(":")]
+        try:
+            sizes = [int(part) for part in text.split(":")]
+        except ValueError:
+            raise ValueError(f"expected MIN:OPT:MAX or one number, not {text!r}") from None
         if len(sizes) == 1:
             sizes *= 3
         if len(sizes) != 3:

@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
 HOMES: dict[str, set[str]] = {
     # a foreign library: the only files that may import it; a name without a dot is a whole room
     "click": {"cli"},
-    "rich": {"cli", "report/text.py"},
+    "rich": {"cli", "report/layout.py"},
     "matplotlib": {"report/plots.py"},
     "tensorrt": {"engine/api.py"},
     "tensorrt_rtx": {"engine/api.py"},
@@ -58,7 +58,7 @@ HOMES: dict[str, set[str]] = {
     "time": {"bench/measure.py"},
     "torch": {
         *("batchnorm", "fold", "model", "train", "export/onnx_file.py", "backends/pytorch.py"),
-        *("backends/device_memory.py", "pipeline/evidence.py"),
+        *("backends/device_memory.py", "pipeline/evidence.py", "pipeline/forms.py"),
     },
 }
 

@@ -29,11 +29,14 @@ def test_a_stale_part_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         readme.filled("no markers")
 
 
-def test_the_python_example_runs() -> None:
+def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "batch norms 2 -> 1" in done.stdout
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_every_file_that_is_named_exists() -> None:

@@ -13,7 +13,7 @@ import click
 from bn_deploy.errors import BnDeployError
 from bn_deploy.version import version
 
-COMMANDS: tuple[str, ...] = ("train", "export", "build", "verify", "bench", "run", "report", "doctor")
+COMMANDS: tuple[str, ...] = ("train", "export", "fold", "build", "verify", "bench", "run", "report", "doctor")
 """The commands in the order of the chain; each is `command` in the file of its name."""
 
 
@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), error.exit_code, settings)
     except click.exceptions.Abort:
         return _fail("interrupted", 130, settings)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.ClickException as error:
         hint = (
             f"; see `{error.ctx.command_path} --help`"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @options.scope
 @options.budget
 @options.threads
-@options.seed
+@options.turns_seed
 @options.common
 def command(
     run_dir: Path,

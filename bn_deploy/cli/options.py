@@ -92,6 +92,9 @@ lr = click.option("--lr", type=float, default=1.0, show_default=True, help="Lear
 seed = click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the weights and the images' order."
 )
+turns_seed = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the order in which candidates take turns."
+)
 statistics_images = click.option(
     "--statistics-images",
     type=int,
@@ -106,6 +109,14 @@ fold_bn = click.option(
     "--fold-bn",
     is_flag=True,
     help="Also write model.folded.onnx, with batch norms folded into the weights before them.",
+)
+src = click.argument("src", metavar="SRC.onnx", type=_FILE)
+dst = click.argument("dst", metavar="DST.onnx", type=_FILE)
+check = click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Compare before and after, and write nothing that differs.",
 )
 strict = click.option("--strict", is_flag=True, help="Fail, with exit code 1, if a batch norm stays.")
 batch_range = click.option(
@@ -161,6 +172,9 @@ budget = click.option(
     show_default=True,
     help="Seconds for each candidate at each batch size.",
 )
+train_threads = click.option(
+    "--train-threads", type=click.IntRange(min=1), help="CPU threads of the training. [default: every core]"
+)
 threads = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each backend."
 )
@@ -179,6 +193,7 @@ class ToTrain:
     model: str
     norm: str
     recipe: Recipe
+    threads: int | None
 
 
 def training(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -195,11 +210,13 @@ def training(command: Callable[..., Any]) -> Callable[..., Any]:
         lr: float,
         seed: int,
         statistics_images: int,
+        train_threads: int | None,
         **rest: Any,
     ) -> Any:
         recipe = Recipe(epochs, batch, lr, seed, statistics_images)
-        return command(to_train=ToTrain(dataset, model, norm, recipe), **rest)
+        return command(to_train=ToTrain(dataset, model, norm, recipe, train_threads), **rest)
 
-    for option in reversed((dataset, model, norm, epochs, train_batch, lr, seed, statistics_images)):
+    recipe_options = (epochs, train_batch, lr, seed, statistics_images)
+    for option in reversed((dataset, model, norm, *recipe_options, train_threads)):
         gathered = option(gathered)
     return gathered

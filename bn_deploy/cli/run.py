@@ -38,6 +38,7 @@ def command(
 
     timing = MeasureOptions(batch_sizes=bench_batch, budget_s=budget, seed=to_train.recipe.seed)
     run = RunFolder(run_dir)
+    run.prepare()
     loaded = data.load(to_train.dataset, data_dir=data_dir, track=console.track)
     console.notice(loaded.notice)
     report = everything(
@@ -46,6 +47,7 @@ def command(
         to_train.recipe,
         model_name=to_train.model,
         norm=to_train.norm,
+        train_threads=to_train.threads,
         measure_options=timing,
         threads=threads,
         track=console.track,

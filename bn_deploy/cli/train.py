@@ -25,10 +25,17 @@ def command(run_dir: Path, data_dir: Path | None, to_train: options.ToTrain, as_
     from bn_deploy.run_folder import RunFolder
 
     run = RunFolder(run_dir)
+    run.prepare()
     loaded = data.load(to_train.dataset, data_dir=data_dir, track=console.track)
     console.notice(loaded.notice)
     training = train(
-        run, loaded, to_train.recipe, model_name=to_train.model, norm=to_train.norm, track=console.track
+        run,
+        loaded,
+        to_train.recipe,
+        model_name=to_train.model,
+        norm=to_train.norm,
+        threads=to_train.threads,
+        track=console.track,
     )
     about = {"dataset": loaded.name, "dataset_notice": loaded.notice}
     console.show(training_text(training), {**about, **training.to_json()}, as_json=as_json)

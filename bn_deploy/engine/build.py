@@ -95,7 +95,11 @@ class BuildResult:
 
 
 def build(
-    onnx_path: Path, plan_path: Path, *, options: BuildOptions | None = None, trt: TensorRT | None = None
+    onnx_path: str | Path,
+    plan_path: str | Path,
+    *,
+    options: BuildOptions | None = None,
+    trt: TensorRT | None = None,
 ) -> BuildResult:
     """Builds the plan at `plan_path` and its side-car from the ONNX file at `onnx_path`.
 
@@ -113,6 +117,7 @@ def build(
         ModelError: the file is no ONNX file, or TensorRT cannot build it.
         InputError: an option does not fit this TensorRT, or a file cannot be read or written.
     """
+    onnx_path, plan_path = Path(onnx_path), Path(plan_path)
     if plan_path.absolute() == onnx_path.absolute():
         raise InputError(f"the plan cannot take the place of its ONNX file {onnx_path}")
     options = options or BuildOptions()

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_deploy.artifact import write_bytes
-from bn_deploy.errors import CheckFailed, ModelError
+from bn_deploy.errors import CheckFailed, InputError, ModelError
 from bn_deploy.spec import TensorSpec
 
 OPSET = 18
@@ -55,11 +55,11 @@ class OnnxFile:
 
 def export(
     network: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    metadata: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
     batchnorms: int | None = None,
 ) -> OnnxFile:
     """Writes `network` to `path`; the same network gives the same bytes.
@@ -79,8 +79,11 @@ def export(
         ModelError: a part of the network is in training mode, a batch norm keeps no statistics, or the
             network cannot be exported.
         CheckFailed: the file is invalid, or has other inputs, outputs or batch norms than asked for.
-        InputError: the file cannot be written.
+        InputError: the metadata are not text, or the file cannot be written.
     """
+    path, metadata = Path(path), dict(metadata or {})
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise InputError(f"the metadata of an ONNX file are pairs of texts, not {metadata}")
     _require_eval(network)
     model = _to_ir(network, inputs, outputs)
     _clean(model)
@@ -98,12 +101,13 @@ def export(
     return summary
 
 
-def inspect(path: Path) -> OnnxFile:
+def inspect(path: str | Path) -> OnnxFile:
     """Reads what is in an ONNX file.
 
     Raises:
         ModelError: the file is missing, is not valid ONNX, or has inputs or outputs that are no tensors.
     """
+    path = Path(path)
     if path.is_dir():
         raise ModelError(f"{path} is a folder, not an ONNX file")
     if not path.is_file():

@@ -44,3 +44,37 @@ def absorb_after(
     by_group = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     scale = affine.scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
     return (by_group * scale).reshape(weight.shape), shift
+
+
+def absorb_before(
+    weight: Weights, bias: Vector, affine: Affine, *, in_axis: int = 1, groups: int = 1
+) -> tuple[Weights, Vector]:
+    """Law 3: an affine map followed by a linear operator is the same operator with new weights.
+
+    W (s * x + t) + b = (W s) x + (b + W t), where W t adds up over every input that an output sees. So each
+    output must see a whole kernel of inputs, none of them padding, unless every shift is zero. The outputs
+    of a transposed convolution see parts of the kernel: for them every shift has to be zero.
+
+    Args:
+        weight: (out, in / groups, ...) for `in_axis` 1, as of convolutions and linear layers, or
+            (in, out / groups, ...) for `in_axis` 0, as of transposed convolutions and plain matrices.
+        bias: (out,).
+        affine: the map over the `in` channels.
+        in_axis: where `weight` has its input channels.
+        groups: how many groups the channels fall into.
+
+    Returns:
+        The new weight and bias, in the shapes of the old.
+
+    Raises:
+        ValueError: the number of channels differs.
+    """
+    channels = weight.shape[0] if in_axis == 0 else weight.shape[1] * groups
+    if channels != affine.channels:
+        raise ValueError(f"it has {affine.channels} channels, the layer after it takes {channels}")
+    # Group g of the outputs is fed by input channels g * in/groups onwards.
+    by_group = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    one = [1] * (weight.ndim - 2)
+    shape = (groups, -1, 1, *one) if in_axis == 0 else (groups, 1, -1, *one)
+    seen = (by_group * affine.shift.reshape(shape)).sum(axis=(1 + in_axis, *range(3, by_group.ndim)))
+    return (by_group * affine.scale.reshape(shape)).reshape(weight.shape), bias + seen.reshape(-1)

@@ -26,6 +26,7 @@ def everything(
     *,
     model_name: str = "lenet",
     norm: str = "custom",
+    train_threads: int | None = None,
     build_options: BuildOptions | None = None,
     measure_options: MeasureOptions | None = None,
     threads: int = 1,
@@ -39,7 +40,7 @@ def everything(
         BnDeployError: a stage failed; files of the stages before it are in the folder.
     """
     missing: dict[str, str] = {}
-    train(run, dataset, recipe, model_name=model_name, norm=norm, track=track)
+    train(run, dataset, recipe, model_name=model_name, norm=norm, threads=train_threads, track=track)
     announced(track, "folding and exporting", lambda: export(run, checkpoint=None, fold_bn=True))
     try:
         announced(track, "building the engine", lambda: build(run, build_options or BuildOptions()))
@@ -56,10 +57,10 @@ def everything(
 
 
 def collect(run: RunFolder, missing: dict[str, str] | None = None) -> Report:
-    """What the run folder's files say, as one report. Evidence that is not there yet is left out.
+    """What the run folder's files say, as one report. What was never made is left out.
 
     Raises:
-        RunFolderError: model.folded.onnx is missing, or a file is not the recorded one.
+        RunFolderError: model.folded.onnx is missing, or a file is stale or not the recorded one.
     """
     folded = run.require(kinds.FOLDED)
     native = run.require(kinds.NATIVE)
@@ -69,6 +70,7 @@ def collect(run: RunFolder, missing: dict[str, str] | None = None) -> Report:
     plan = run.require(kinds.PLAN) if run.find(kinds.PLAN) else None
     origin = {key.removeprefix("bn_deploy."): value for key, value in inspect(folded.path).metadata.items()}
     return Report(
+        folder=run.root.as_posix(),
         origin=origin,
         training=read_json(training.path) if training else None,
         census={"native": dict(native.facts["census"]), "folded": dict(folded.facts["census"])},

@@ -6,7 +6,7 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,14 @@ from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import write_json
 from bn_deploy.backends import BACKENDS, backend
 from bn_deploy.backends.base import Array, Feeds, Runner
-from bn_deploy.backends.pytorch import TorchNetwork
-from bn_deploy.batchnorm.convert import convert
 from bn_deploy.bench.environment import environment
 from bn_deploy.bench.measure import Candidate, MeasureOptions, measure
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import DataError, NotAvailable, RunFolderError
 from bn_deploy.export.onnx_file import export as export_onnx
-from bn_deploy.fold.modules import fold
 from bn_deploy.model import model
+from bn_deploy.pipeline.forms import forms_of
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Stage, Track, silent
 from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint
@@ -83,22 +81,19 @@ def verify(
     """
     checkpoint = _origin(run)
     dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
-    row = model(checkpoint.model)
-    converted = convert(checkpoint.network)
-    forms = {
-        Stage.TRAINED: checkpoint.network,
-        Stage.CONVERTED: converted,
-        Stage.FOLDED: fold(converted).module,
+    forms = forms_of(checkpoint)
+    networks = {
+        Stage.TRAINED: forms.trained,
+        Stage.CONVERTED: forms.converted,
+        Stage.FOLDED: forms.folded,
     }
     folded = run.require(kinds.FOLDED)
     digests = {**folded.made_from, kinds.FOLDED: folded.sha256}
-    not_run: dict[Stage, str] = {}
+    unavailable: dict[Stage, str] = {}
     with ExitStack() as stack:
         runners: dict[Stage, Runner] = {
-            stage: stack.enter_context(
-                backend("torch").open(TorchNetwork(network, row.inputs, row.outputs), threads=threads)
-            )
-            for stage, network in forms.items()
+            stage: stack.enter_context(backend("torch").open(forms.bounded(network), threads=threads))
+            for stage, network in networks.items()
         }
         runners[Stage.ONNX] = stack.enter_context(backend("ort").open(folded.path, threads=threads))
         try:
@@ -108,17 +103,18 @@ def verify(
         except NotAvailable as error:
             if require_engine:
                 raise
-            not_run[Stage.ENGINE] = str(error)
+            unavailable[Stage.ENGINE] = str(error)
         parity = compare(
             runners,
             _float64(checkpoint),
             dataset.test.images,
             dataset.test.labels,
-            unavailable=not_run,
+            unavailable=unavailable,
             digests=digests,
             dataset=dataset.name,
             track=track,
         )
+    parity = replace(parity, environment=environment())
     write_json(run.path(kinds.PARITY), parity.to_json())
     run.record(kinds.PARITY, made_from=digests)
     return parity
@@ -189,9 +185,9 @@ def bench(
             if backends and row.name not in backends:
                 continue
             try:
-                forms = _forms(row.name, run, checkpoint, stack)
-                digests |= forms.digests
-                for label, source in forms.sources.items():
+                given = _sources(row.name, run, checkpoint, stack)
+                digests |= given.digests
+                for label, source in given.by_label.items():
                     runner = stack.enter_context(row.open(source, threads=threads))
                     candidates.append(Candidate(label, runner, None if row.source == "plan" else threads))
             except NotAvailable as error:
@@ -210,33 +206,32 @@ def bench(
 
 
 @dataclass(frozen=True)
-class _Forms:
+class _Sources:
     """What one backend can be given: each form of the network by label, and the digests of their files."""
 
-    sources: dict[str, object]
+    by_label: dict[str, object]
     digests: dict[str, str]
 
 
-def _forms(name: str, run: RunFolder, checkpoint: Checkpoint, stack: ExitStack) -> _Forms:
+def _sources(name: str, run: RunFolder, checkpoint: Checkpoint, stack: ExitStack) -> _Sources:
     """The forms that backend `name` runs; what is made for them only lives as long as `stack`."""
-    row = model(checkpoint.model)
-    custom = {"custom": checkpoint.network} if checkpoint.norm == "custom" else {}
+    forms = forms_of(checkpoint)
+    custom = {"custom": forms.trained} if checkpoint.norm == "custom" else {}
     folded = run.require(kinds.FOLDED)
     digests = {**folded.made_from, kinds.FOLDED: folded.sha256}
     if name == "torch":
-        native = convert(checkpoint.network)
-        networks = {**custom, "native": native, "folded": fold(native).module}
-        return _Forms({k: TorchNetwork(n, row.inputs, row.outputs) for k, n in networks.items()}, digests)
+        networks = {**custom, "native": forms.converted, "folded": forms.folded}
+        return _Sources({label: forms.bounded(network) for label, network in networks.items()}, digests)
     if name == "trt":
         plan = _plan(run)
-        return _Forms({"folded": plan}, {**digests, kinds.PLAN: run.require(kinds.PLAN).sha256})
+        return _Sources({"folded": plan}, {**digests, kinds.PLAN: run.require(kinds.PLAN).sha256})
     sources: dict[str, object] = {}
     for label, network in custom.items():
         # The hand-written layer as it stands, in elementwise operators: what converting and folding are
         # measured against. It is of no other use, so it is no file of the run.
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.custom.onnx"
-        export_onnx(network, path, inputs=row.inputs, outputs=row.outputs, metadata={}, batchnorms=0)
+        export_onnx(network, path, inputs=forms.row.inputs, outputs=forms.row.outputs, batchnorms=0)
         sources[label] = path
     native_file = run.require(kinds.NATIVE)
     sources |= {"native": native_file.path, "folded": folded.path}
-    return _Forms(sources, {**digests, kinds.NATIVE: native_file.sha256})
+    return _Sources(sources, {**digests, kinds.NATIVE: native_file.sha256})

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import write_json
-from bn_deploy.batchnorm.convert import convert
 from bn_deploy.batchnorm.flavours import find
 from bn_deploy.bench.measure import CLOCK
 from bn_deploy.data.dataset import Dataset
@@ -19,10 +18,9 @@ from bn_deploy.engine.build import BuildOptions, BuildResult
 from bn_deploy.engine.build import build as build_engine
 from bn_deploy.export.onnx_file import OnnxFile
 from bn_deploy.export.onnx_file import export as export_onnx
-from bn_deploy.fold.modules import fold
 from bn_deploy.fold.outcome import FoldReport
 from bn_deploy.model import build as build_network
-from bn_deploy.model import model
+from bn_deploy.pipeline.forms import forms_of
 from bn_deploy.report.plots import plot_training
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Track, silent
@@ -32,6 +30,8 @@ from bn_deploy.train.loop import train as train_network
 from bn_deploy.train.recipe import Recipe
 from bn_deploy.version import version
 
+TRAINING_FORMAT = "bn-deploy-training/1"
+
 
 def train(
     run: RunFolder,
@@ -40,16 +40,19 @@ def train(
     *,
     model_name: str = "lenet",
     norm: str = "custom",
+    threads: int | None = None,
     track: Track = silent,
 ) -> Training:
     """Trains a network and writes checkpoint, training.json and training.png.
+
+    `threads` are torch's CPU threads; None leaves them as they are.
 
     Raises:
         InputError: there is no such model or norm, or the folder cannot be written.
         CheckFailed: the training diverged.
     """
     network, training = train_network(
-        lambda: build_network(model_name, norm), dataset, recipe, clock=CLOCK, track=track
+        lambda: build_network(model_name, norm), dataset, recipe, clock=CLOCK, threads=threads, track=track
     )
     checkpoint = Checkpoint(
         network=network,
@@ -73,7 +76,10 @@ def train(
         facts={"model": model_name, "norm": norm, "dataset": dataset.name, "dataset_notice": dataset.notice},
     )
     about = {"dataset": dataset.name, "dataset_digest": dataset.digest, "dataset_notice": dataset.notice}
-    write_json(run.path(kinds.TRAINING), {**about, "recipe": recipe.to_json(), **training.to_json()})
+    write_json(
+        run.path(kinds.TRAINING),
+        {"format": TRAINING_FORMAT, **about, "recipe": recipe.to_json(), **training.to_json()},
+    )
     run.record(kinds.TRAINING, made_from={kinds.CHECKPOINT: made.sha256})
     plot_training(training, dataset.name, run.path(kinds.TRAINING_PLOT))
     run.record(kinds.TRAINING_PLOT, made_from={kinds.CHECKPOINT: made.sha256})
@@ -106,20 +112,23 @@ def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool) -> Exporte
     if source is None:
         source = run.record_foreign_checkpoint(Path(str(checkpoint)))
     made_from = {source.kind: source.sha256}
-    row = model(loaded.model)
+    forms = forms_of(loaded)
     write = partial(
-        export_onnx, inputs=row.inputs, outputs=row.outputs, metadata=_metadata(loaded, source.sha256)
+        export_onnx,
+        inputs=forms.row.inputs,
+        outputs=forms.row.outputs,
+        metadata=_metadata(loaded, source.sha256),
     )
-    converted = convert(loaded.network)
-    native = write(converted, run.path(kinds.NATIVE), batchnorms=len(find(converted)))
+    native = write(forms.converted, run.path(kinds.NATIVE), batchnorms=len(find(forms.converted)))
     run.record(kinds.NATIVE, made_from=made_from, facts={"census": native.census})
     if not fold_bn:
+        if (older := run.find(kinds.FOLDED)) and older.made_from != made_from:
+            run.forget(kinds.FOLDED)  # it is of another network than the file just written
         return Exported(native, None, None)
-    result = fold(converted)
-    folded = write(result.module, run.path(kinds.FOLDED), batchnorms=len(result.report.kept))
-    facts = {"census": folded.census, "folds": result.report.to_json()}
+    folded = write(forms.folded, run.path(kinds.FOLDED), batchnorms=len(forms.report.kept))
+    facts = {"census": folded.census, "folds": forms.report.to_json()}
     run.record(kinds.FOLDED, made_from=made_from, facts=facts)
-    return Exported(native, folded, result.report)
+    return Exported(native, folded, forms.report)
 
 
 def _metadata(checkpoint: Checkpoint, digest: str) -> dict[str, str]:

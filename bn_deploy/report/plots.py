@@ -41,7 +41,7 @@ def plot_training(training: Training, dataset: str, path: Path) -> None:
         label=f"test, statistics re-estimated: {training.test_accuracy:.4f}",
     )
     accuracy.set(ylabel="accuracy")
-    accuracy.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     for axes in (loss, accuracy):
         axes.set(xlabel="epoch", xticks=epochs)
         axes.grid(visible=True, alpha=0.3)

@@ -19,6 +19,7 @@ class Report:
     """What is known about the models of a run.
 
     Attributes:
+        folder: the folder of the run.
         origin: of the network: "model", "norm", "dataset", "dataset_notice".
         training: the content of training.json; None if the checkpoint came from elsewhere.
         census: how often each operator occurs in the "native" and the "folded" ONNX file.
@@ -30,6 +31,7 @@ class Report:
         digests: SHA-256 of each model file, by kind.
     """
 
+    folder: str
     origin: Mapping[str, str]
     training: Mapping[str, Any] | None
     census: Mapping[str, Mapping[str, int]]
@@ -50,6 +52,7 @@ class Report:
         return {
             "format": FORMAT,
             "version": version(),
+            "folder": self.folder,
             "origin": dict(self.origin),
             "training": dict(self.training) if self.training else None,
             "census": {name: dict(ops) for name, ops in self.census.items()},

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.bench.stats import LatencyResult
 from bn_deploy.export.onnx_file import OnnxFile
 from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.report.layout import counted, milliseconds, table, wrapped
 from bn_deploy.report.report import Report
 from bn_deploy.train.loop import Training
 from bn_deploy.verify.parity import FACTOR, Parity
 from bn_deploy.version import version
-
-WIDTH = 160
-"""Wide enough that no cell is ever cut; what the project prints stays under 100 columns."""
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Aligned columns under a rule; the first `left` columns are flush left, the rest, numbers, right."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index < left else "right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*row)
-    stream = io.StringIO()
-    Console(file=stream, width=WIDTH, color_system=None).print(grid, markup=False, highlight=False)
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
 def training_text(training: Training) -> str:
@@ -66,7 +47,7 @@ def parity_text(parity: Parity) -> str:
             f"{stage.accuracy * 100:.2f} %",
             f"{stage.max_abs:.2e}",
             f"{stage.rms:.2e}",
-            "sets bound" if index == 0 else "pass" if parity.passes(stage) else "FAIL",
+            "reference" if index == 0 else "pass" if parity.passes(stage) else "FAIL",
         )
         for index, stage in enumerate(parity.stages)
     ]
@@ -85,7 +66,7 @@ def parity_text(parity: Parity) -> str:
         table(against, rows, left=2),
         "",
         table(["step", "max", "rms", "same label", "worst at"], steps),
-        *(f"{stage}: not run: {reason}" for stage, reason in parity.not_run.items()),
+        *(wrapped(f"{stage}: not run: {reason}") for stage, reason in parity.unavailable.items()),
         "",
     ]
     bound = f"rms to float64 at most {FACTOR:g} x the trained network's own, {parity.bound:.2e}"
@@ -105,7 +86,7 @@ def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:
     rows = [
         (
             f"{r.backend} {r.model}",
-            f"{r.scope}, {r.precision.value}, {r.device}" + (f", {r.threads} threads" if r.threads else ""),
+            _how(r),
             str(r.batch),
             milliseconds(r.p50_s),
             milliseconds(r.p90_s),
@@ -119,15 +100,23 @@ def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:
     return "\n".join(
         [
             table(columns, rows, left=2),
-            *(f"{name}: not measured: {reason}" for name, reason in unavailable.items()),
+            "images/s is the batch divided by p50",
+            *(wrapped(f"{name}: not measured: {reason}") for name, reason in unavailable.items()),
         ]
     )
+
+
+def _how(result: LatencyResult) -> str:
+    threads = [counted(result.threads, "thread")] if result.threads else []
+    return ", ".join([result.scope, result.precision.value, result.device, *threads])
 
 
 def export_text(native: OnnxFile, folded: OnnxFile | None, folds: FoldReport | None) -> str:
     """What an export wrote, and the outcome of each batch norm."""
     files = [file for file in (native, folded) if file is not None]
-    lines = [f"{file.path}: {', '.join(f'{n} {op}' for op, n in file.census.items())}" for file in files]
+    lines = [
+        wrapped(f"{file.path}: {', '.join(f'{n} {op}' for op, n in file.census.items())}") for file in files
+    ]
     return "\n".join([*lines, str(folds)] if folds else lines)
 
 
@@ -147,36 +136,29 @@ def doctor_text(findings: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def milliseconds(seconds: float | None) -> str:
-    """A time in ms with three significant digits; "n/a" for a percentile that the samples do not support."""
-    if seconds is None:
-        return "n/a"
-    value = seconds * 1e3
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
-
-
 def report_text(report: Report) -> str:
     """One screen that reads by itself."""
     origin = report.origin
     network = f"{origin['model']} with {origin['norm']} batch norm"
-    parts = [f"bn-deploy {version()}: {network}, trained on {origin['dataset']}"]
+    parts = [f"bn-deploy {version()}: {network}, trained on {origin['dataset']}; files in {report.folder}"]
     if origin.get("dataset_notice"):
-        parts.insert(0, f"!! {origin['dataset_notice']}")
+        parts.insert(0, wrapped(f"!! {origin['dataset_notice']}"))
     if report.training:
         t = report.training
         moving, final = (f"{t[key] * 100:.2f} %" for key in ("test_accuracy_moving", "test_accuracy"))
         parts.append(
-            f"test accuracy after training {moving} with moving averages, {final} with statistics "
-            f"re-estimated; {t['examples_per_s']:,.0f} examples/s"
+            wrapped(
+                f"test accuracy after training {moving} with moving averages, {final} with statistics "
+                f"re-estimated; {t['examples_per_s']:,.0f} examples/s on {counted(t['threads'], 'thread')}"
+            )
         )
     if report.parity:
         parts += ["", parity_text(report.parity)]
     parts += ["", _fold_text(report), "", _engine_line(report)]
     if report.latency:
         parts += ["", _latency_grid(report.latency)]
-    parts += [
-        f"{name}: not measured: {reason}" for name, reason in report.unavailable.items() if name != "build"
-    ]
+    missing = {name: reason for name, reason in report.unavailable.items() if name != "build"}
+    parts += [wrapped(f"{name}: not measured: {reason}") for name, reason in missing.items()]
     return "\n".join(parts)
 
 
@@ -192,21 +174,22 @@ def _fold_text(report: Report) -> str:
         ("model.onnx", *(str(before.get(op, 0)) for op in operators)),
         ("model.folded.onnx", *(str(after.get(op, 0)) for op in operators)),
     ]
-    return head + ", ".join([*folded, *kept]) + "\n" + table(["operators", *operators], rows)
+    return wrapped(head + ", ".join([*folded, *kept])) + "\n" + table(["operators", *operators], rows)
 
 
 def _engine_line(report: Report) -> str:
     if report.engine is None:
-        return f"engine: not built: {report.unavailable.get('build', 'run `bn-deploy build`')}"
+        return wrapped(f"engine: not built: {report.unavailable.get('build', 'run `bn-deploy build`')}")
     return engine_text(report.engine, report.engine["file"])
 
 
 def engine_text(facts: Mapping[str, Any], name: str) -> str:
-    """One line about a plan, from its side-car."""
+    """What matters of a plan, from its side-car."""
     batch = ":".join(str(size) for size in facts["batch"])
-    return (
-        f"engine {name}: {facts['plan_bytes'] / 1e3:,.1f} kB, {facts['precision']}, {facts['tensorrt']} "
-        f"{facts['tensorrt_version']}, batch {batch}, for GPUs of compute capability "
+    tf32 = " (TF32 allowed)" if "TF32" in facts["settings"].get("flags", ()) else ""
+    return wrapped(
+        f"engine {name}: {facts['plan_bytes'] / 1e3:,.1f} kB, {facts['precision']}{tf32}, "
+        f"{facts['tensorrt']} {facts['tensorrt_version']}, batch {batch}, for GPUs of compute capability "
         f"{', '.join(facts['compute_capabilities'])}"
     )
 
@@ -226,9 +209,26 @@ def _latency_grid(record: LatencyRecord) -> str:
         for key, cells in by_row.items()
     ]
     columns = ["median latency", "scope", *(f"batch {b}, ms" for b in batches), f"images/s at {batches[-1]}"]
+    return f"{table(columns, rows, left=2)}\n{_measured_on(record)}"
+
+
+def _measured_on(record: LatencyRecord) -> str:
+    """The machine and its load, in words; times from a machine that was busy with something else say so."""
     env = record.environment
-    versions = ", ".join(f"{name} {v}" for name, v in env["versions"].items() if v and name != "bn-deploy")
-    return f"{table(columns, rows, left=2)}\non {env['cpu_model']}, {env['usable_cores']} cores; {versions}"
+    threads = sorted({counted(r.threads, "thread") for r in record.results if r.threads})
+    load, cores = env["load_average"], env["usable_cores"]
+    versions = (f"{name} {v}" for name, v in env["versions"].items() if v and name != "bn-deploy")
+    busy = " (BUSY: expect slower and noisier times than this machine can do)" if _busy(load, cores) else ""
+    return wrapped(
+        f"on {env['cpu_model']}, {counted(cores, 'core') if cores else 'unknown cores'}, "
+        f"{' and '.join(threads) or 'GPU'} a backend, load average "
+        f"{f'{load[0]:.1f}' if load else 'unknown'}{busy}; {', '.join(versions)}"
+    )
+
+
+def _busy(load: Sequence[float] | None, cores: int | None) -> bool:
+    """Whether more wanted to run than there are cores, in the minute before."""
+    return bool(load and cores and load[0] > cores)
 
 
 def _vector(values: Sequence[float]) -> str:

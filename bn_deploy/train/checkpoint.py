@@ -76,7 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_bytes(path, save(tensors, metadata={_KEY: json.dumps(about, sort_keys=True, allow_nan=False)}))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint and rebuilds its network, in eval mode.
 
     The caller's random numbers are not touched.
@@ -85,6 +85,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, is no safetensors file, was not written by bn-deploy, is of
             another model, holds NaN or infinity, or lacks the batch norms' statistics.
     """
+    path = Path(path)
     tensors, about = _read(path)
     try:
         with torch.random.fork_rng(devices=[]):  # a new network draws weights, which are then replaced

@@ -72,6 +72,7 @@ def train(
     recipe: Recipe,
     *,
     clock: Callable[[], float],
+    threads: int | None = None,
     track: Track = silent,
 ) -> tuple[nn.Module, Training]:
     """Builds a network, trains it by `recipe` and re-estimates its batch-norm statistics.
@@ -83,6 +84,7 @@ def train(
         dataset: images (N, 1, 28, 28) and labels (N,), for training and for testing.
         recipe: the hyper-parameters.
         clock: returns seconds.
+        threads: torch's CPU threads while it trains; None leaves them as they are.
         track: follows the batches of each epoch.
 
     Returns:
@@ -94,7 +96,7 @@ def train(
     """
     if len(dataset.train) < 2:
         raise DataError(f"training needs at least 2 images to have a variance, not {len(dataset.train)}")
-    with _deterministic(recipe.seed):
+    with _deterministic(recipe.seed, threads or torch.get_num_threads()):
         network = build()
         network.apply(_xavier)
         images, labels = _tensors(dataset.train)
@@ -117,6 +119,7 @@ def train(
         order = torch.from_numpy(next(shuffled(len(labels), count, seed=recipe.seed, epoch=recipe.epochs)))
         reestimate(network, images[order], track=track)
         _require_finite(network, "the batch norms' statistics")
+        used_threads = torch.get_num_threads()
     network.eval()
     gamma, beta = _first_scale_and_shift(network)
     return network, Training(
@@ -125,7 +128,7 @@ def train(
         test_accuracy_moving=epochs[-1].test_accuracy,
         test_accuracy=accuracy_of(network, dataset.test),
         statistics_images=count,
-        threads=torch.get_num_threads(),
+        threads=used_threads,
         first_gamma=gamma,
         first_beta=beta,
     )
@@ -215,14 +218,17 @@ def _first_scale_and_shift(network: nn.Module) -> tuple[tuple[float, ...], tuple
 
 
 @contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """Seeds torch and asks for deterministic kernels; both settings are put back afterwards."""
+def _deterministic(seed: int, threads: int) -> Iterator[None]:
+    """Seeds torch, asks for deterministic kernels and sets the threads; all is put back afterwards."""
+    threads_before = torch.get_num_threads()
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
+        torch.set_num_threads(threads)
         try:
             yield
         finally:
+            torch.set_num_threads(threads_before)
             torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

@@ -126,7 +126,7 @@ def compare(
         rms_trained=trained.rms,
         stages=tuple(_stage(stage, stream, total) for stage, stream in streams.items()),
         steps=_steps(streams, total),
-        not_run={stage.value: reason for stage, reason in (unavailable or {}).items()},
+        unavailable={stage.value: reason for stage, reason in (unavailable or {}).items()},
         digests=dict(digests or {}),
         dataset=dataset,
     )

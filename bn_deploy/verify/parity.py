@@ -75,18 +75,20 @@ class Parity:
         rms_trained: the trained float32 network's distance to its own float64 run.
         stages: each form against float64, in order.
         steps: each form against the one before it.
-        not_run: forms that could not be run here, each with the reason.
+        unavailable: forms that could not be run here, each with the reason.
         digests: SHA-256 of each file that took part, by kind.
         dataset: name of the data.
+        environment: the machine and the versions, as in a latency record.
     """
 
     images: int
     rms_trained: float
     stages: tuple[StageParity, ...]
     steps: tuple[StepParity, ...]
-    not_run: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     dataset: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bound(self) -> float:
@@ -134,9 +136,10 @@ class Parity:
                 rms_trained=_typed(float, value["rms_trained"]),
                 stages=tuple(_row(StageParity, row) for row in _typed(list, value["stages"])),
                 steps=tuple(_row(StepParity, row) for row in _typed(list, value["steps"])),
-                not_run={key: _typed(str, reason) for key, reason in _typed(dict, value["not_run"]).items()},
-                digests={key: _typed(str, digest) for key, digest in _typed(dict, value["digests"]).items()},
+                unavailable=_texts(value["unavailable"]),
+                digests=_texts(value["digests"]),
                 dataset=_typed(str, value["dataset"]),
+                environment=_typed(dict, value["environment"]),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"damaged {FORMAT}: {error}") from error
@@ -156,6 +159,10 @@ def _row(kind: type[T], row: Any) -> T:
     for known in fields(made):  # type: ignore[arg-type]  # both kinds are dataclasses
         _typed(_SCALARS[str(known.type)], values[known.name])
     return made
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {key: _typed(str, text) for key, text in _typed(dict, value).items()}
 
 
 def _typed(kind: type[T], value: Any) -> T:

@@ -124,7 +124,7 @@ def test_the_verbs_have_an_order(runner: Runner) -> None:
 
 
 @every_backend
-def test_a_runner_that_was_left_does_not_run(row: Backend, tmp_path: Path) -> None:
+def test_a_runner_that_was_left_does_unavailable(row: Backend, tmp_path: Path) -> None:
     with opened(row, tmp_path) as left:
         infer(left, {"image": images(1)})
     for verb in (left.enqueue, left.fetch):

@@ -47,7 +47,6 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "Missing command|Usage"),
         (["fly"], "No such command"),
         (["train", "--epochs", "0"], "epochs must be at least 1"),
         (["train", "--epochs", "many"], "not a valid integer"),
@@ -63,7 +62,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["build", "--batch", "0"], "1 <= min <= opt <= max"),
         (["build", "--batch", "8:4:2"], "1 <= min <= opt <= max"),
         (["build", "--batch", "1:2"], "MIN:OPT:MAX"),
-        (["build", "--batch", "a:b:c"], "invalid literal|MIN:OPT:MAX"),
+        (["build", "--batch", "a:b:c"], "MIN:OPT:MAX"),
         (["build", "--workspace-mib", "0"], "workspace"),
         (["build", "--optimization-level", "9"], "range"),
         (["bench", "--batch", "0"], "at least 1"),
@@ -106,6 +105,23 @@ def test_a_run_folder_without_the_file_says_which_command_makes_it(
 ) -> None:
     assert main([*arguments, "--run", str(tmp_path / "empty")]) == 2
     assert f"`{made_by}`" in _one_line(capsys)
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Usage: bn-deploy")
+    assert "\n  train " in err
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bn_deploy.data.load", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("")
+    for command in ("train", "run"):
+        assert main([command, "--dataset", "synthetic", "--run", str(tmp_path / "file" / "run")]) == 2
+        assert "cannot write" in _one_line(capsys)
 
 
 def test_a_run_folder_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -240,6 +256,29 @@ def test_a_checkpoint_from_elsewhere_is_followed_by_later_commands(
     capsys.readouterr()
     assert main(["verify", *where]) == 2
     assert "elsewhere.safetensors" in _one_line(capsys)
+
+
+def test_files_of_two_networks_are_never_mixed(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    train = ["train", "--dataset", "synthetic", "--epochs", "1", "--seed", "5", "--run", str(other)]
+    assert main(train) == 0
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    # model.onnx is now of another network than model.folded.onnx and model.plan.
+    assert main(["export", "--checkpoint", str(other / "checkpoint.safetensors"), "--run", str(copy)]) == 0
+    capsys.readouterr()
+    for command in ("bench", "verify", "build", "report"):
+        assert main([command, "--run", str(copy)]) == 2
+        assert "`bn-deploy export --fold-bn`" in _one_line(capsys)
+
+
+def test_the_report_fits_a_screen_of_100_columns(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--run", str(run_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [word for line in lines for word in line.split() if len(word) > 80]  # folder names are what they are
+    assert [line for line in lines if len(line) > 100 and not any(name in line for name in names)] == []
 
 
 @pytest.mark.parametrize("content", [b"not safetensors", b"", None])

@@ -236,7 +236,7 @@ def test_the_function_is_the_same(name: str) -> None:
     assert len(result.report.folded) == folded, str(result.report)
 
 
-def test_lazy_modules_that_have_not_run_are_refused() -> None:
+def test_lazy_modules_that_have_unavailable_are_refused() -> None:
     with pytest.raises(
         ModelError, match="cannot be copied: ValueError: Attempted to use an uninitialized parameter"
     ):

@@ -159,7 +159,7 @@ def test_a_reference_that_gives_no_number_can_judge_nothing() -> None:
         compare(forms(rounded), lambda x: exact(x) * np.nan, IMAGES, LABELS)
 
 
-def test_what_could_not_run_and_what_took_part_is_noted() -> None:
+def test_what_could_unavailable_and_what_took_part_is_noted() -> None:
     parity = compare(
         {Stage.ONNX: Formula(rounded), Stage.TRAINED: Formula(rounded)},  # in another order
         exact,
@@ -169,7 +169,7 @@ def test_what_could_not_run_and_what_took_part_is_noted() -> None:
         digests={"onnx.folded": "12"},
         dataset="numbers",
     )
-    assert parity.not_run == {"engine": "no GPU"}
+    assert parity.unavailable == {"engine": "no GPU"}
     assert parity.digests == {"onnx.folded": "12"}
     assert parity.dataset == "numbers"
     assert [(step.before, step.after) for step in parity.steps] == [("trained", "onnx")]

@@ -1,0 +1,193 @@
+"""Folding backwards (law 2): the map of a chain goes into whatever makes the chain's input."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from bn_deploy.fold.chains import Chain, Chains
+from bn_deploy.fold.field import Field
+from bn_deploy.fold.linear import operator_of
+from bn_deploy.fold.network import Network, label
+from bn_deploy.fold.outcome import Refusal
+from bn_deploy.fold.passing import Passing
+from bn_deploy.fold.plan import Plan
+from bn_deploy.fold.ways import passing
+
+_ATTEMPTS = 32
+"""How many combinations of answers are tried. Each is sound: to stop early only keeps a batch norm."""
+
+
+@dataclass
+class _Attempt:
+    """One walk towards the inputs.
+
+    Attributes:
+        plan: what it would change.
+        maps: which map each value gets.
+        covered: by whom, at which input, that map was asked for.
+        asked: which choice asked for it: the nearest node on the way that had several answers.
+        queue: nodes to come, the latest first, so that all who ask a node have asked when it is reached.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    maps: dict[ir.Value, Field] = field(default_factory=dict)
+    covered: dict[ir.Value, set[tuple[ir.Node, int]]] = field(default_factory=dict)
+    asked: dict[ir.Value, ir.Node | None] = field(default_factory=dict)
+    queue: list[tuple[float, int, ir.Node]] = field(default_factory=list)
+
+
+class _Stuck(Exception):
+    """A way that does not lead anywhere, and the last node where another could be taken."""
+
+    def __init__(self, refusal: Refusal, choice: ir.Node | None) -> None:
+        super().__init__(str(refusal))
+        self.refusal, self.choice = refusal, choice
+
+
+def backward(network: Network, chains: Chains, chain: Chain) -> Plan:
+    """The plan that lets what feeds `chain` absorb it.
+
+    Raises:
+        Refusal: there is none; the reason is that of the first way that was tried.
+    """
+    choices: dict[ir.Node, int] = {}
+    options: dict[ir.Node, int] = {}
+    first: Refusal | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            plan = _Walk(network, chains, choices, options).walk(chain)
+        except _Stuck as stuck:
+            first = first or stuck.refusal
+            choice = stuck.choice
+            if choice is None or choices.get(choice, 0) + 1 >= options[choice]:
+                raise first from None
+            choices[choice] = choices.get(choice, 0) + 1
+        else:
+            return plan
+    assert first is not None  # noqa: S101 - every attempt that fails has a reason
+    raise first
+
+
+class _Walk:
+    def __init__(
+        self, network: Network, chains: Chains, choices: dict[ir.Node, int], options: dict[ir.Node, int]
+    ) -> None:
+        self.network, self.chains = network, chains
+        self.choices, self.options = choices, options
+        self.state = _Attempt()
+
+    def walk(self, chain: Chain) -> Plan:
+        state = self.state
+        state.plan.erased.append(chain)
+        self._ask(chain.head, chain.source, chain.field, None)
+        done: set[ir.Node] = set()
+        while state.queue:
+            _, _, node = heapq.heappop(state.queue)
+            if node in done:
+                continue
+            done.add(node)
+            choice = next(state.asked[value] for value in node.outputs if value in state.maps)
+            try:
+                self._visit(node, choice)
+            except Refusal as refusal:
+                raise _Stuck(refusal, choice) from refusal
+        try:
+            state.plan.check()
+        except Refusal as refusal:
+            raise _Stuck(refusal, None) from refusal
+        return state.plan
+
+    def _ask(self, use: tuple[ir.Node, int], value: ir.Value, change: Field, choice: ir.Node | None) -> None:
+        """Asks whatever makes `value` to apply `change` to it, on behalf of one of its readers."""
+        if change.is_identity:
+            return
+        state = self.state
+        if self.network.constants.holds(value):
+            array = self.network.constants.real(value)
+            if array is None:
+                raise _Stuck(Refusal(f"the numbers in {label(value)} are not known"), choice)
+            state.plan.operands[use] = change(array)
+            state.plan.absorbed_by(use[0], "constant-bn")
+            return
+        if value in state.maps and not state.maps[value].same(change):
+            raise _Stuck(Refusal(f"the readers of {label(value)} need different maps"), choice)
+        node = value.producer()
+        if node is None:
+            raise _Stuck(Refusal(f"it is fed by {label(value)}, an input of the network"), choice)
+        if value not in state.maps:
+            state.maps[value], state.covered[value], state.asked[value] = change, set(), choice
+            heapq.heappush(state.queue, (-self.network.position[node], len(state.asked), node))
+        state.covered[value].add(use)
+
+    def _visit(self, node: ir.Node, choice: ir.Node | None) -> None:
+        """Lets `node` apply what its readers ask for, or asks its own inputs."""
+        state = self.state
+        for value in node.outputs:
+            if value in state.maps:
+                self._check_readers(value)
+        fields = {index: state.maps[v] for index, v in enumerate(node.outputs) if v in state.maps}
+        if (before := self.chains.of(node)) is not None:
+            self._compose(node, before, fields[0], choice)
+            return
+        operator = operator_of(self.network, node)
+        if operator is not None:
+            state.plan.edits.append(operator.after(self.network, node, fields[0]))
+            state.plan.absorbed_by(node, f"{operator.rule}-bn")
+            return
+        way = passing(self.network, node)
+        answers = way.pull(self.network, node, fields)
+        answer, choice = self._choose(node, len(answers), choice)
+        state.plan.passes(node)
+        for index, change in answers[answer].items():
+            if (operand := node.inputs[index]) is not None:
+                self._ask((node, index), operand, change, choice)
+
+    def _compose(self, node: ir.Node, before: Chain, change: Field, choice: ir.Node | None) -> None:
+        """A chain on the way goes as well, or if nothing before it can absorb both, takes the map itself."""
+        composed = before.field.then(change)
+        answer, choice = self._choose(node, 2 if before.has_scale else 1, choice)
+        if answer == 0:
+            self.state.plan.erased.append(before)
+            self._ask(before.head, before.source, composed, choice)
+        else:
+            self.state.plan.rewritten[before] = composed
+            self.state.plan.absorbed_by(node, "bn-bn" if before.batchnorms else "scale-bn")
+
+    def _choose(self, node: ir.Node, count: int, choice: ir.Node | None) -> tuple[int, ir.Node | None]:
+        """Which of `count` answers is tried now, and the choice that what follows depends on."""
+        answer = self.choices.get(node, 0)
+        self.options[node] = count
+        return answer, node if answer + 1 < count else choice
+
+    def _check_readers(self, value: ir.Value) -> None:
+        """Rules out that anyone reads `value` who would notice its change."""
+        seen = self.network.seen_outside(value)
+        if seen is not None:
+            raise Refusal(f"{label(value)} {seen}")
+        change = self.state.maps[value]
+        uses = self.network.uses(value)
+        for node, index in uses:
+            if (node, index) in self.state.covered[value]:
+                continue
+            twin = self.chains.starting_at(node, index)
+            plan = self.state.plan
+            busy = twin in plan.erased or twin in plan.rewritten
+            if twin is not None and not busy and twin.field.same(change):
+                plan.erased.append(twin)
+                continue
+            if not _unaffected(self.network, self.chains, node, index, change):
+                raise Refusal(f"{label(value)} is used {len(uses)} times")
+
+
+def _unaffected(network: Network, chains: Chains, node: ir.Node, index: int, change: Field) -> bool:
+    """Whether `node` sees only that part of a changed value that did not change, as a Slice may."""
+    if chains.of(node) is not None or operator_of(network, node) is not None:
+        return False
+    try:
+        way: Passing = passing(network, node)
+        return all(out.is_identity for out in way.push(network, node, {index: change}).values())
+    except Refusal:
+        return False

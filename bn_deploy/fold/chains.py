@@ -1,0 +1,161 @@
+"""Runs of affine maps in a graph, each run composed to one map (law 4), and which of them are batch norms."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bn_deploy.fold.field import Field
+from bn_deploy.fold.links import Link, link
+from bn_deploy.fold.network import Network, label
+from bn_deploy.fold.outcome import Refusal
+
+_SHAPERS = frozenset(
+    {"Cast", "Dropout", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)
+_DATA_NORMS = frozenset(
+    {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization"}
+    | {"MeanVarianceNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """A batch norm that wants an outcome.
+
+    Attributes:
+        name: the name of its node, or of its output.
+        flavour: "onnx" for the operator, "elementwise" for one that is written out.
+    """
+
+    name: str
+    flavour: str
+
+
+@dataclass(eq=False)
+class Chain:
+    """Links in a row, each the only reader of the one before.
+
+    Attributes:
+        links: from first to last.
+        field: what they compute together.
+        batchnorms: those among them that want an outcome.
+    """
+
+    links: list[Link]
+    field: Field
+    batchnorms: list[BatchNorm] = dataclasses.field(default_factory=list)
+
+    @property
+    def head(self) -> tuple[ir.Node, int]:
+        """The first node, and its input that varies."""
+        return self.links[0].node, self.links[0].index
+
+    @property
+    def source(self) -> ir.Value:
+        """What the map is applied to."""
+        node, index = self.head
+        value = node.inputs[index]
+        assert value is not None  # noqa: S101 - `link` has read it
+        return value
+
+    @property
+    def result(self) -> ir.Value:
+        """What comes out."""
+        return self.links[-1].node.outputs[0]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether nothing simpler could be written: one batch norm, or at most a Mul and then an Add."""
+        kinds = [part.node.op_type for part in self.links]
+        return kinds in (["BatchNormalization"], ["Mul"], ["Add"], ["Mul", "Add"])
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether it multiplies at all, so that another factor costs nothing."""
+        return any(part.is_batchnorm or part.field.scales for part in self.links)
+
+
+class Chains:
+    """All chains of a network, by their nodes.
+
+    Attributes:
+        all: in the order of the graph.
+        refused: batch norms that are no affine map of constant numbers, with the reason.
+    """
+
+    def __init__(self, network: Network, known: dict[ir.Node, list[BatchNorm]]) -> None:
+        """Finds them; `known` remembers, from an earlier look, which nodes stand for which batch norms."""
+        self._network = network
+        self._of: dict[ir.Node, Chain] = {}
+        self.all: list[Chain] = []
+        self.refused: dict[BatchNorm, str] = {}
+        for node in network.graph:
+            try:
+                found = link(network, node)
+            except Refusal as refusal:
+                self.refused[BatchNorm(label(node), "onnx")] = str(refusal)
+                continue
+            if found is not None:
+                self._add(found)
+        for chain in self.all:
+            chain.batchnorms = self._batchnorms(chain, known)
+
+    def of(self, node: ir.Node | None) -> Chain | None:
+        """The chain that `node` is part of."""
+        return None if node is None else self._of.get(node)
+
+    def starting_at(self, node: ir.Node, index: int) -> Chain | None:
+        """The chain that begins with input `index` of `node`."""
+        chain = self._of.get(node)
+        return chain if chain is not None and chain.head == (node, index) else None
+
+    def _add(self, new: Link) -> None:
+        """Appends a link to the chain before it, if it is that chain's only reader."""
+        value = new.node.inputs[new.index]
+        chain = None if value is None else self._of.get(value.producer())  # type: ignore[arg-type]
+        if value is not None and chain is not None and len(value.uses()) == 1:
+            try:
+                composed = chain.field.then(new.field)
+            except Refusal:
+                composed = None
+            if composed is not None and self._network.seen_outside(value) is None:
+                chain.links.append(new)
+                chain.field = composed
+                self._of[new.node] = chain
+                return
+        chain = Chain([new], new.field)
+        self.all.append(chain)
+        self._of[new.node] = chain
+
+    def _batchnorms(self, chain: Chain, known: dict[ir.Node, list[BatchNorm]]) -> list[BatchNorm]:
+        """The batch norms in `chain`: one for each operator, or else one for what is written out."""
+        found = []
+        for part in chain.links:
+            if part.is_batchnorm and part.node not in known:
+                known[part.node] = [BatchNorm(label(part.node), "onnx")]
+            found += known.get(part.node, [])
+        if not found and self._is_written_out(chain):
+            node = next(part.node for part in chain.links if part.per_channel)
+            found = known[node] = [BatchNorm(label(node), "elementwise")]
+        return found
+
+    def _is_written_out(self, chain: Chain) -> bool:
+        """Whether elementwise nodes make up a batch norm: a scale per channel that is not another norm's.
+
+        The scale and shift of a layer, group or instance norm follow a division by what varies.
+        """
+        if not any(part.per_channel for part in chain.links):
+            return False
+        kinds = [part.node.op_type for part in chain.links if not part.field.is_identity]
+        if kinds not in (["Mul"], ["Mul", "Add"]):
+            return True
+        node = chain.source.producer()
+        while node is not None and node.op_type in _SHAPERS and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        if node is None:
+            return True
+        varying = sum(not self._network.constants.holds(value) for value in node.inputs)
+        return node.op_type not in _DATA_NORMS and not (node.op_type in ("Div", "Mul") and varying > 1)

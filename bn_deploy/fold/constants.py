@@ -1,0 +1,213 @@
+"""The constants of an ONNX graph as exact numbers: what is given, what follows from it, what folding makes.
+
+Folding edits weights again and again but rounds once: a new weight is a given one times a factor in float64,
+and a new bias is an array in float64. Each is cast to its tensor's type where it is written, and only there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bn_deploy.fold.evaluate import FLOATS, PURE, Numbers
+from bn_deploy.fold.field import Array
+from bn_deploy.fold.outcome import Refusal
+
+_OVERRIDABLE_SINCE = 4
+"""The IR version since which an initializer that is also an input is only a default."""
+
+_REMEMBERED_BYTES = 1 << 20
+"""Larger initializers are read again instead of being kept in float64 as well."""
+
+
+class Constants:
+    """What is constant in one graph.
+
+    Args:
+        graph: the main graph, sorted; functions are inlined.
+        ir_version: the file format's version, which decides whether inputs may have defaults.
+    """
+
+    def __init__(self, graph: ir.Graph, ir_version: int) -> None:
+        self._graph = graph
+        self._defaults_are_inputs = ir_version < _OVERRIDABLE_SINCE
+        self._overridable = set() if self._defaults_are_inputs else set(graph.inputs)
+        self._computed: dict[ir.Value, Numbers | None] = {}
+        self._exact: dict[ir.Value, Array] = {}
+        self._scaled: dict[ir.Value, tuple[ir.Value, Array]] = {}
+        self._bases: set[ir.Value] = set()
+        self._made: dict[tuple[ir.Value, tuple[int, ...], bytes], ir.Value] = {}
+        self._names = set(_names(graph))
+        self._counters: dict[str, itertools.count[int]] = {}
+        self._pure = self._closure(graph)
+
+    def holds(self, value: ir.Value | None) -> bool:
+        """Whether `value` is the same in every run."""
+        return value is not None and (self._is_given(value) or value in self._pure)
+
+    def array(self, value: ir.Value) -> Numbers | None:
+        """The number(s) in `value`: float64 if they are real, as they are otherwise; None if not known."""
+        pending = [value]
+        while pending:
+            top = pending[-1]
+            node = top.producer()
+            if top in self._computed or node is None or not self.holds(top):
+                pending.pop()
+                continue
+            wanted = [v for v in node.inputs if v is not None and v in self._pure and v not in self._computed]
+            if wanted:
+                pending += wanted
+                continue
+            self._computed[top] = self._evaluate(node, top)
+            pending.pop()
+        return self._computed[value] if value in self._computed else self._given(value)
+
+    def real(self, value: ir.Value | None) -> Array | None:
+        """As `array`, for a tensor of a type in which networks compute; None for all else."""
+        if value is None or value.dtype not in FLOATS or not self.holds(value):
+            return None
+        found = self.array(value)
+        return None if found is None else found.astype(np.float64, copy=False)
+
+    def integers(self, value: ir.Value | None) -> list[int] | None:
+        """A constant of whole numbers, flattened; None for all else."""
+        found = self.array(value) if value is not None and self.holds(value) else None
+        if found is None or not np.issubdtype(found.dtype, np.integer):
+            return None
+        return [int(number) for number in found.reshape(-1)]
+
+    def factor(self, value: ir.Value) -> tuple[ir.Value, Array]:
+        """A weight as the given tensor and what folding has multiplied it with; ones at first."""
+        if value in self._scaled:
+            return self._scaled[value]
+        return value, np.ones([1] * (0 if value.shape is None else len(value.shape)))
+
+    def product(self, base: ir.Value, factor: Array) -> Array:
+        """The weight `base` times `factor`.
+
+        Raises:
+            Refusal: `base` holds other things than finite numbers.
+        """
+        given = self.real(base)
+        if given is None or not np.isfinite(given).all():
+            raise Refusal(f"the weights {base.name} are not finite numbers")
+        return given * factor
+
+    def scaled(self, base: ir.Value, factor: Array) -> ir.Value:
+        """An initializer, `base` times `factor` in the type of `base`; the same one for the same factor."""
+        key = (base, factor.shape, factor.tobytes())
+        if key not in self._made:
+            assert base.dtype is not None  # noqa: S101 - `product` has read it
+            shape = ir.Shape(np.broadcast_shapes(_shape(base), factor.shape))
+            value = self._new(base.name, base.dtype, shape, lambda: self.product(base, factor))
+            self._made[key], self._scaled[value] = value, (base, factor)
+            self._bases.add(base)
+        return self._made[key]
+
+    def exact(self, array: Array, dtype: ir.DataType, like: str | None) -> ir.Value:
+        """A new initializer that holds `array` in type `dtype`, named after `like`."""
+        value = self._new(like, dtype, ir.Shape(array.shape), lambda: array)
+        self._exact[value] = array
+        return value
+
+    def fresh(self, stem: str) -> str:
+        """A name that no value has: `stem`, or `stem` with a number."""
+        if stem not in self._names:
+            name = stem
+        else:
+            counter = self._counters.setdefault(stem, itertools.count(1))
+            name = next(n for n in (f"{stem}_{number}" for number in counter) if n not in self._names)
+        self._names.add(name)
+        return name
+
+    def _closure(self, graph: ir.Graph) -> set[ir.Value]:
+        """Every value that a pure function makes of constants alone."""
+        pure: set[ir.Value] = set()
+        for node in graph:
+            given = [v for v in node.inputs if v is not None]
+            known = node.domain in ("", "ai.onnx") and node.op_type in PURE and len(node.outputs) == 1
+            if known and all(v in pure or self._is_given(v) for v in given):
+                pure.add(node.outputs[0])
+        return pure
+
+    def _is_given(self, value: ir.Value) -> bool:
+        # What was multiplied is read once more where the product is written, when nothing else needs it.
+        known = value.is_initializer() or value in self._bases
+        return known and value not in self._overridable and value.const_value is not None
+
+    def _given(self, value: ir.Value) -> Numbers | None:
+        """The content of an initializer."""
+        if value in self._exact:
+            return self._exact[value]
+        if value in self._scaled:
+            return self.product(*self._scaled[value])
+        if not self._is_given(value) or value.const_value is None:
+            return None
+        numbers = value.const_value.numpy()
+        if value.dtype in FLOATS:
+            numbers = numbers.astype(np.float64)
+        if numbers.nbytes <= _REMEMBERED_BYTES:
+            self._computed[value] = numbers
+        return numbers
+
+    def _evaluate(self, node: ir.Node, value: ir.Value) -> Numbers | None:
+        """What a pure function makes of its constant inputs, or None if it is called in an unknown way."""
+        inputs = [None if v is None else self.array(v) for v in node.inputs]
+        missing = any(v is not None and a is None for v, a in zip(node.inputs, inputs, strict=True))
+        if missing or value.dtype is None:
+            return None
+        with np.errstate(all="ignore"):  # what is not finite is found where it is used
+            return PURE[node.op_type](node, inputs, value.dtype)
+
+    def _new(
+        self, like: str | None, dtype: ir.DataType, shape: ir.Shape, numbers: Callable[[], Array]
+    ) -> ir.Value:
+        """A new initializer under a name that nothing else has."""
+        name = self.fresh(f"{(like or 'constant').split('.folded')[0]}.folded")
+
+        def tensor() -> ir.Tensor[NDArray[np.generic]]:
+            return ir.Tensor(cast(numbers(), dtype), dtype=dtype, name=name)
+
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
+        value.const_value = ir.LazyTensor(tensor, dtype, shape, name=name)
+        self._graph.register_initializer(value)
+        if self._defaults_are_inputs:
+            self._graph.inputs.append(value)
+        return value
+
+
+def cast(array: Array, dtype: ir.DataType) -> NDArray[np.generic]:
+    """The one cast of a result to the type in which it is stored."""
+    with np.errstate(all="ignore"):  # `check_cast` has looked
+        return np.ascontiguousarray(array.astype(dtype.numpy()))
+
+
+def check_cast(array: Array, dtype: ir.DataType, what: str) -> None:
+    """Rules out that the cast to `dtype` loses more than rounding does.
+
+    Raises:
+        Refusal: a value overflows, or all are so small that the type has fewer digits for them.
+    """
+    name = dtype.name.lower()
+    if not np.isfinite(cast(array, dtype).astype(np.float64)).all():
+        raise Refusal(f"the folded {what} overflow {name}")
+    largest = float(np.abs(array).max(initial=0.0))
+    if 0 < largest < float(dtype.tiny):
+        raise Refusal(f"the folded {what} are at most {largest:.3g}, too small for {name}")
+
+
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    return () if value.shape is None else tuple(value.shape.numpy())
+
+
+def _names(graph: ir.Graph) -> Iterable[str]:
+    """Every name of a value in `graph` and in the graphs inside its operators."""
+    for part in (graph, *graph.subgraphs()):
+        for value in (*part.inputs, *part.initializers.values(), *part.outputs):
+            yield value.name or ""
+    for node in graph.all_nodes():
+        yield from (value.name or "" for value in (*node.inputs, *node.outputs) if value is not None)

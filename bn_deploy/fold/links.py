@@ -1,0 +1,182 @@
+"""Which nodes of a graph are affine maps with constant numbers: batch norms, whole or written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bn_deploy.batchnorm.params import BatchNormParams
+from bn_deploy.fold.evaluate import FLOATS, integer, real_number
+from bn_deploy.fold.field import Array, Field
+from bn_deploy.fold.network import Network
+from bn_deploy.fold.outcome import Refusal
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A node whose output is an affine map of one of its inputs, element by element.
+
+    Attributes:
+        node: the node.
+        index: which input it is a map of.
+        field: the map.
+        per_channel: whether it scales by numbers that may differ between channels.
+    """
+
+    node: ir.Node
+    index: int
+    field: Field
+    per_channel: bool = False
+
+    @property
+    def is_batchnorm(self) -> bool:
+        """Whether it is ONNX's own operator."""
+        return self.node.op_type == "BatchNormalization"
+
+
+def link(network: Network, node: ir.Node) -> Link | None:
+    """The map that `node` is, or None if it is none.
+
+    Raises:
+        Refusal: it is a batch norm, but not one with constant and usable numbers.
+    """
+    read = _READERS.get(node.op_type)
+    if read is None or not network.standard(node) or node.outputs[0].dtype not in FLOATS:
+        return None
+    if node.op_type == "BatchNormalization":
+        return _batchnorm(network, node)
+    try:
+        return read(network, node)
+    except Refusal:
+        return None
+
+
+def _batchnorm(network: Network, node: ir.Node) -> Link:
+    """BatchNormalization: (N, C, ...) with a scale, a shift, a mean and a variance of (C,) each."""
+    unknown = set(node.attributes) - {"epsilon", "momentum", "training_mode", "spatial"}
+    if unknown:
+        raise Refusal(f"its attribute {min(unknown)} is not known")
+    if integer(node, "spatial", 1) != 1:
+        raise Refusal("it normalizes each position by itself (spatial=0)")
+    used = [value for value in node.outputs[1:] if value.name]
+    if integer(node, "training_mode", 0) or used:
+        raise Refusal("it is in training mode, where its output depends on the batch; export in eval mode")
+    rank = network.rank(node.inputs[0])
+    if rank < 2:
+        raise Refusal(f"its input has rank {rank} and so no channels")
+    names = ("weight", "bias", "running_mean", "running_var")
+    vectors = [network.constants.real(value) for value in node.inputs[1:5]]
+    for name, vector in zip(names, vectors, strict=True):
+        if vector is None:
+            raise Refusal(f"its {name} is not constant")
+    try:
+        affine = BatchNormParams(
+            **{name: v for name, v in zip(names, vectors, strict=True) if v is not None},
+            eps=real_number(node, "epsilon", 1e-5),
+        ).affine()
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    channels = network.dims(node.inputs[0])[1]
+    if isinstance(channels, int) and channels != affine.channels:
+        raise Refusal(f"it has {affine.channels} channels, its input {channels}")
+    return Link(node, 0, Field.of(affine, 1, rank), per_channel=True)
+
+
+def _operands(network: Network, node: ir.Node) -> tuple[int, ir.Value, Array]:
+    """Of two operands the one that varies, by index and value, and the constant one."""
+    constant = [network.constants.holds(value) for value in node.inputs]
+    if len(constant) != 2 or sum(constant) != 1 or node.attributes:
+        raise Refusal("not one constant operand")
+    index = constant.index(False)
+    value, array = node.inputs[index], network.constants.real(node.inputs[1 - index])
+    if value is None or array is None:
+        raise Refusal("no real numbers")
+    dims = network.dims(value)
+    if array.ndim > len(dims):
+        raise Refusal("the constant enlarges the other operand")
+    array = array.reshape([1] * (len(dims) - array.ndim) + list(array.shape))
+    if any(array.shape[axis] not in (1, dim) for axis, dim in enumerate(dims)):
+        raise Refusal("the constant enlarges the other operand")
+    return index, value, array
+
+
+def _scaling(node: ir.Node, index: int, network: Network, scale: Array) -> Link:
+    """A multiplication: per channel if its operand has several numbers, or one for the only channel."""
+    dims = network.dims(node.inputs[index])
+    operand = node.inputs[1 - index]
+    single = len(dims) > 1 and dims[1] == 1 and operand is not None and network.rank(operand) > 0
+    return Link(node, index, Field(scale, np.zeros([1] * scale.ndim)), scale.size > 1 or single)
+
+
+def _add(network: Network, node: ir.Node) -> Link:
+    index, _, array = _operands(network, node)
+    return Link(node, index, Field(np.ones([1] * array.ndim), array))
+
+
+def _subtract(network: Network, node: ir.Node) -> Link:
+    index, _, array = _operands(network, node)
+    one = np.ones([1] * array.ndim)
+    return Link(node, index, Field(one, -array) if index == 0 else Field(-one, array))
+
+
+def _multiply(network: Network, node: ir.Node) -> Link:
+    index, _, array = _operands(network, node)
+    return _scaling(node, index, network, array)
+
+
+def _divide(network: Network, node: ir.Node) -> Link:
+    index, _, array = _operands(network, node)
+    if index != 0 or not array.all():
+        raise Refusal("it divides by what varies, or by zero")
+    return _scaling(node, index, network, 1 / array)
+
+
+def _negate(network: Network, node: ir.Node) -> Link:
+    rank = _unary(network, node, set())
+    return Link(node, 0, Field(-np.ones([1] * rank), np.zeros([1] * rank)))
+
+
+def _unchanged(network: Network, node: ir.Node) -> Link:
+    return Link(node, 0, Field.identity(_unary(network, node, set())))
+
+
+def _cast(network: Network, node: ir.Node) -> Link:
+    rank = _unary(network, node, {"to", "saturate", "round_mode"})
+    if node.inputs[0] is None or node.inputs[0].dtype != node.outputs[0].dtype:
+        raise Refusal("it changes the type")
+    return Link(node, 0, Field.identity(rank))
+
+
+def _dropout(network: Network, node: ir.Node) -> Link:
+    """Since opset 12 an input says whether it drops; before, it never does in inference."""
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        raise Refusal("its mask is used")
+    if len(node.inputs) > 2 and (mode := node.inputs[2]) is not None:
+        flag = network.constants.array(mode) if network.constants.holds(mode) else None
+        if flag is None or flag.any():
+            raise Refusal("it may be in training mode")
+    if set(node.attributes) - {"ratio", "seed"}:
+        raise Refusal("an attribute is not known")
+    return Link(node, 0, Field.identity(network.rank(node.inputs[0])))
+
+
+def _unary(network: Network, node: ir.Node, attributes: set[str]) -> int:
+    if set(node.attributes) - attributes or len(node.inputs) != 1:
+        raise Refusal("an attribute is not known")
+    return network.rank(node.inputs[0])
+
+
+_READERS: dict[str, Callable[[Network, ir.Node], Link]] = {
+    "Add": _add,
+    "BatchNormalization": _batchnorm,
+    "Cast": _cast,
+    "Div": _divide,
+    "Dropout": _dropout,
+    "Identity": _unchanged,
+    "Mul": _multiply,
+    "Neg": _negate,
+    "Sub": _subtract,
+}

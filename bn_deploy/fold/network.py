@@ -1,0 +1,158 @@
+"""What the folding of an ONNX graph asks of it: shapes, uses, constants, and the order of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+import onnx
+import onnx_ir as ir
+
+from bn_deploy.fold.constants import Constants
+from bn_deploy.fold.layout import Dims
+from bn_deploy.fold.outcome import Refusal
+
+OPSETS = range(7, 28)
+"""The versions of the operator set whose operators are known."""
+
+_SMALL_BYTES = 1024
+"""Constants up to this size may be shapes."""
+
+
+class Network:
+    """The main graph of a model, and what is known of it.
+
+    Args:
+        model: functions are inlined.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        self._dims = _inferred(model)
+        self.constants = Constants(model.graph, model.ir_version)
+        self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
+        # A graph inside an operator may hand out a value of the graph around it by name alone.
+        self._taken_by_name = {
+            value.name
+            for part in model.graph.subgraphs()
+            for value in part.outputs
+            if value.producer() is None
+        }
+
+    def standard(self, node: ir.Node) -> bool:
+        """Whether `node` is one of ONNX's own operators."""
+        return node.domain in ("", "ai.onnx") and not node.overload
+
+    def dims(self, value: ir.Value | None) -> Dims:
+        """The sizes of `value`.
+
+        Raises:
+            Refusal: its rank is not known.
+        """
+        dims = None if value is None else self._dims.get(value)
+        if dims is None and value is not None and value.shape is not None:
+            dims = _plain(value.shape)
+        if dims is None:
+            raise Refusal(f"the rank of {label(value)} is not known")
+        return dims
+
+    def rank(self, value: ir.Value | None) -> int:
+        """How many axes `value` has; Refusal if that is not known."""
+        return len(self.dims(value))
+
+    def like(self, value: ir.Value, name: str) -> ir.Value:
+        """A new value of the type and shape of `value`."""
+        new = ir.Value(name=name, type=value.type, shape=None if value.shape is None else value.shape.copy())
+        if value in self._dims:
+            self._dims[new] = self._dims[value]
+        return new
+
+    def uses(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
+        """Who reads `value`, and at which of its inputs."""
+        return [(use.node, use.idx) for use in value.uses()]
+
+    def seen_outside(self, value: ir.Value) -> str | None:
+        """Who else than nodes of this graph sees `value`, if anyone does."""
+        if value.is_graph_output():
+            return "is also an output of the network"
+        if value.name in self._taken_by_name or any(
+            node.graph is not self.graph for node, _ in self.uses(value)
+        ):
+            return "is also used inside a subgraph"
+        return None
+
+    def is_read(self, value: ir.Value) -> bool:
+        """Whether anything depends on `value`."""
+        return bool(value.uses()) or value.is_graph_output() or value.name in self._taken_by_name
+
+    def sweep(self, spared: Collection[ir.Value] = ()) -> list[ir.Node]:
+        """Removes what nothing reads, but for `spared`; returns the removed nodes."""
+        gone = []
+        for node in reversed(list(self.graph)):
+            if not any(self.is_read(value) for value in node.outputs):
+                self.graph.remove(node, safe=True)
+                gone.append(node)
+        for name, value in list(self.graph.initializers.items()):
+            if value not in spared and not self.is_read(value):
+                self.graph.initializers.pop(name)
+                if value in self.graph.inputs:
+                    self.graph.inputs.remove(value)
+        return gone
+
+    def inner_batchnorms(self) -> Iterator[tuple[ir.Node, str]]:
+        """Every batch norm inside a subgraph."""
+        for part in self.graph.subgraphs():
+            for node in part:
+                if self.standard(node) and node.op_type == "BatchNormalization":
+                    yield node, "it is inside a subgraph, such as the branch of an If or the body of a Loop"
+
+
+def label(thing: ir.Node | ir.Value | None) -> str:
+    """How reports call a node or a value."""
+    if thing is None:
+        return "(nothing)"
+    if isinstance(thing, ir.Node) and not thing.name:
+        return next((value.name for value in thing.outputs if value.name), thing.op_type)
+    return thing.name or "(unnamed)"
+
+
+def _inferred(model: ir.Model) -> dict[ir.Value, Dims]:
+    """Every shape that onnx can tell, and the types where the file does not say them."""
+    skeleton = model.clone()
+    for value in list(skeleton.graph.initializers.values()):
+        # Shapes do not depend on weights, which would have to be copied.
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+            skeleton.graph.initializers.pop(str(value.name))
+            if value not in skeleton.graph.inputs:
+                skeleton.graph.inputs.append(value)
+    try:
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return {}  # a value whose shape is not known is left alone
+    known = {
+        info.name: info.type for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
+    }
+    found = {}
+    for value in _values(model.graph):
+        tensor = known[value.name].tensor_type if value.name in known else None
+        if tensor is not None and tensor.elem_type:
+            if value.type is None:
+                value.type = ir.TensorType(ir.DataType(tensor.elem_type))
+            if tensor.HasField("shape"):
+                found[value] = tuple(_size(size) for size in tensor.shape.dim)
+    return found
+
+
+def _size(size: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return int(size.dim_value) if size.HasField("dim_value") else (size.dim_param or None)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
+
+
+def _plain(shape: Iterable[int | ir.SymbolicDim]) -> Dims:
+    return tuple(size if isinstance(size, int) else size.value for size in shape)

@@ -1,0 +1,198 @@
+"""What folding one chain would change: planned whole, checked whole, then done whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from bn_deploy.fold.chains import Chain
+from bn_deploy.fold.constants import cast, check_cast
+from bn_deploy.fold.field import Array, Field
+from bn_deploy.fold.linear import Edit
+from bn_deploy.fold.links import Link
+from bn_deploy.fold.network import Network, label
+from bn_deploy.fold.outcome import Refusal
+
+FAR = 128
+"""How many operators a map may pass on its way. Real ones pass a handful."""
+
+
+@dataclass
+class Plan:
+    """Changes that together leave what the network computes as it is.
+
+    Attributes:
+        edits: linear operators that get new weights.
+        operands: constant operands that get new numbers, by node and input.
+        erased: chains that go.
+        rewritten: chains that compute another map from now on.
+        rules: what absorbs, and through what the map passed on its way, for the report.
+        passed: likewise.
+        nodes: who absorbs.
+        steps: how many operators the map has passed.
+    """
+
+    edits: list[Edit] = field(default_factory=list)
+    operands: dict[tuple[ir.Node, int], Array] = field(default_factory=dict)
+    erased: list[Chain] = field(default_factory=list)
+    rewritten: dict[Chain, Field] = field(default_factory=dict)
+    rules: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    nodes: list[ir.Node] = field(default_factory=list)
+    steps: int = 0
+
+    def absorbed_by(self, node: ir.Node, rule: str) -> None:
+        """Notes who absorbs the map, and by which rule."""
+        self.nodes.append(node)
+        if rule not in self.rules:
+            self.rules.append(rule)
+
+    def passes(self, node: ir.Node) -> None:
+        """Notes what the map passes.
+
+        Raises:
+            Refusal: it has come too far, which keeps the work in proportion to the network.
+        """
+        self.steps += 1
+        if self.steps > FAR:
+            raise Refusal(f"what could absorb it is more than {FAR} operators away")
+        if node.op_type not in self.passed:
+            self.passed.append(node.op_type)
+
+    def through(self) -> str:
+        """The end of the rule in reports."""
+        return f" through {', '.join(self.passed)}" if self.passed else ""
+
+    def check(self) -> None:
+        """Rules out that a number does not fit its type.
+
+        Raises:
+            Refusal: one does not.
+        """
+        for edit in self.edits:
+            if edit.added is not None:
+                _fits(edit.added, edit.node.outputs[0])
+        for chain, changed in self.rewritten.items():
+            _fits(changed, chain.result)
+        for (node, index), array in self.operands.items():
+            value = node.inputs[index]
+            if value is None or value.dtype is None:
+                raise Refusal(f"the type of an operand of {label(node)} is not known")
+            check_cast(array, value.dtype, "operands")
+
+
+def _fits(changed: Field, value: ir.Value) -> None:
+    """Refuses a map whose numbers do not fit the type of `value`."""
+    if value.dtype is None:
+        raise Refusal(f"the type of {label(value)} is not known")
+    check_cast(changed.scale, value.dtype, "scales")
+    if not np.isfinite(cast(changed.shift, value.dtype).astype(np.float64)).all():
+        raise Refusal(f"the folded shifts overflow {value.dtype.name.lower()}")
+
+
+def commit(network: Network, plan: Plan) -> None:
+    """Does what is planned."""
+    for edit in plan.edits:
+        _write_weights(network, edit)
+    for (node, index), array in plan.operands.items():
+        value = node.inputs[index]
+        assert value is not None and value.dtype is not None  # noqa: S101, PT018 - `check` has read it
+        node.replace_input_with(index, network.constants.exact(array, value.dtype, value.name))
+    for chain, changed in plan.rewritten.items():
+        rewrite(network, chain, changed)
+    for chain in plan.erased:
+        erase(network, chain)
+
+
+def rewrite(network: Network, chain: Chain, changed: Field) -> None:
+    """Lets `chain` be the one or two nodes that compute `changed`."""
+    old, result = [part.node for part in chain.links], chain.result
+    name = result.name
+    chain.links = _emit(network, changed, chain.source, result, old[-1])
+    chain.field = changed
+    if chain.result.name != name:  # the tensor is still found under its name
+        result.name, chain.result.name = network.constants.fresh(f"{name}.old"), name
+    _remove(network, old)
+
+
+def erase(network: Network, chain: Chain) -> None:
+    """Takes a chain out: whoever read its result reads its source."""
+    source, result, nodes = chain.source, chain.result, [part.node for part in chain.links]
+    if result.is_graph_output() and (source.producer() is None or source.is_graph_output()):
+        # What already has a name outside cannot take another.
+        node = ir.Node(
+            "", "Identity", [source], outputs=[network.like(result, network.constants.fresh(label(result)))]
+        )
+        network.position[node] = network.position[nodes[-1]]
+        network.graph.insert_after(nodes[-1], node)
+        source = node.outputs[0]
+    _hand_over(network, result, source)
+    _remove(network, nodes)
+
+
+def _emit(network: Network, changed: Field, source: ir.Value, result: ir.Value, place: ir.Node) -> list[Link]:
+    """Writes `changed`, applied to `source`, after `place`; whoever read `result` reads it from now on."""
+    dtype = result.dtype
+    assert dtype is not None  # noqa: S101 - `_fits` has read it
+    ones = np.ones([1] * changed.rank)
+    steps = [("Mul", changed.scale, changed.scaling)] if changed.scales or not changed.shifts else []
+    steps += [("Add", changed.shift, Field(ones, changed.shift))] if changed.shifts else []
+    value, links = source, []
+    for number, (op_type, array, part) in enumerate(steps, 1):
+        name = f"{label(result)}.{op_type.lower()}"
+        output = network.like(result, network.constants.fresh(name))
+        inputs = [value, network.constants.exact(array, dtype, name)]
+        node = ir.Node("", op_type, inputs, outputs=[output], name=output.name)
+        network.position[node] = network.position[place] + number / 8
+        links.append(Link(node, 0, part, per_channel=op_type == "Mul"))
+        value = output
+    network.graph.insert_after(place, [part.node for part in links])
+    _hand_over(network, result, value, links[0].node)
+    return links
+
+
+def _hand_over(network: Network, old: ir.Value, new: ir.Value, keeping: ir.Node | None = None) -> None:
+    """Lets all readers of `old` but one read `new`, which takes over if `old` is an output of the network."""
+    for node, index in network.uses(old):
+        if node is not keeping:
+            node.replace_input_with(index, new)
+    if old.is_graph_output():
+        name = old.name
+        old.name = network.constants.fresh(f"{name}.old")
+        new.name, new.type, new.doc_string = name, old.type, old.doc_string
+        new.shape = None if old.shape is None else old.shape.copy()
+        new.metadata_props.update(old.metadata_props)
+        outputs = network.graph.outputs
+        for index in [i for i, output in enumerate(outputs) if output is old]:
+            outputs[index] = new
+
+
+def _remove(network: Network, nodes: list[ir.Node]) -> None:
+    network.graph.remove(nodes, safe=True)
+
+
+def _write_weights(network: Network, edit: Edit) -> None:
+    """Gives a linear operator its new weights, and an Add after it where it has no bias to take."""
+    node, dtype = edit.node, edit.base.dtype
+    assert dtype is not None  # noqa: S101 - the edit was checked
+    factor = _squeezed(edit.factor)
+    if (factor != 1).any() or node.inputs[edit.index] is not edit.base:
+        node.replace_input_with(edit.index, network.constants.scaled(edit.base, factor))
+    if edit.bias is not None:
+        place = edit.index + 1
+        if len(node.inputs) <= place:
+            node.resize_inputs(place + 1)
+        old = node.inputs[place]
+        weight = node.inputs[edit.index]
+        name = old.name if old is not None else f"{weight.name if weight else label(node)}.bias"
+        node.replace_input_with(place, network.constants.exact(edit.bias, dtype, name))
+        node.attributes.pop("beta", None)  # the new bias holds it
+    if edit.added is not None:
+        _emit(network, edit.added, node.outputs[0], node.outputs[0], node)
+
+
+def _squeezed(factor: Array) -> Array:
+    """The same factors in fewer numbers: size 1 along axes where they do not change."""
+    return Field(factor, np.zeros([1] * factor.ndim)).scale

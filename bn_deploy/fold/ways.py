@@ -1,0 +1,28 @@
+"""Every operator that a map may pass through, and that no other may be passed."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bn_deploy.fold.computing import COMPUTING
+from bn_deploy.fold.moving import MOVING
+from bn_deploy.fold.network import Network, label
+from bn_deploy.fold.outcome import Refusal
+from bn_deploy.fold.parts import PARTS
+from bn_deploy.fold.passing import Passing
+
+WAYS: dict[str, Passing] = {**COMPUTING, **MOVING, **PARTS}
+
+
+def passing(network: Network, node: ir.Node) -> Passing:
+    """The row for `node`.
+
+    Raises:
+        Refusal: there is none, or it has an attribute that is not understood.
+    """
+    row = WAYS.get(node.op_type) if network.standard(node) else None
+    if row is None:
+        raise Refusal(f"{label(node)}, a {node.op_type}, neither absorbs an affine map nor lets it through")
+    if unknown := set(node.attributes) - row.attributes:
+        raise Refusal(f"attribute {min(unknown)} of {label(node)} is not known")
+    return row

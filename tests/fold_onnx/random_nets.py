@@ -1,0 +1,226 @@
+"""Random small networks of everything that a map may meet on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tests.fold_onnx.graphs import Net
+
+Value = tuple[str, tuple[int, ...]]
+"""A name, and the sizes after the batch."""
+
+
+class Chooser(Protocol):
+    """Where the choices come from."""
+
+    def choice(self, options: Sequence[object], /) -> object: ...
+
+
+class Grower:
+    """Adds random nodes to a network."""
+
+    def __init__(self, choose: Callable[[Sequence[object]], object], *, seed: int = 0) -> None:
+        self.pick = choose
+        channels, size = int(self.one(2, 3, 4)), int(self.one(3, 4))
+        self.net = Net(("N", channels, size, size), seed=seed)
+        self.values: list[Value] = [("x", (channels, size, size))]
+        self.used: set[str] = set()
+
+    def one(self, *options: object) -> object:  # type: ignore[misc]
+        return self.pick(options)
+
+    def value(self, rank: int | None = None) -> Value | None:
+        """A recent value, of `rank` sizes after the batch."""
+        fit = [v for v in self.values[-4:] if rank is None or len(v[1]) == rank]
+        return self.pick(fit[::-1]) if fit else None  # type: ignore[return-value]
+
+    def add(self, name: str, dims: tuple[int, ...], *read: str) -> None:
+        self.used.update(read)
+        self.values.append((name, dims))
+
+    def grow(self) -> None:
+        """One more node, or a few that belong together."""
+        makers = (
+            *(self.batchnorm, self.batchnorm, self.batchnorm, self.written_out, self.conv, self.conv),
+            *(self.pool, self.join, self.part, self.reshape, self.scalar, self.rectify, self.linear),
+            *(self.blocks, self.reduce, self.pad, self.resize, self.split),
+        )
+        self.pick(makers)()  # type: ignore[operator]
+
+    def batchnorm(self) -> None:
+        if found := self.value():
+            name, dims = found
+            kind = self.one("hard", "positive", "scale")
+            if kind == "scale":
+                new = self.net.scale(name, dims[0])
+            else:
+                new = self.net.bn(name, dims[0], positive=kind == "positive")
+            self.add(new, dims, name)
+
+    def written_out(self) -> None:
+        if found := self.value():
+            name, dims = found
+            scale, shift, mean, variance = (
+                self.net.const(array.reshape(-1, *[1] * (len(dims) - 1)))
+                for array in self.net.numbers(dims[0])
+            )
+            root = self.net.op("Sqrt", self.net.op("Add", variance, self.net.const(1e-5)))
+            normal = self.net.op("Div", self.net.op("Sub", name, mean), root)
+            new = self.net.op("Add", self.net.op("Mul", normal, scale), shift)
+            self.add(new, dims, name)
+
+    def conv(self) -> None:
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            kernel = int(self.one(1, 2 if min(high, wide) > 2 else 1))  # type: ignore[call-overload]
+            out = int(self.one(2, channels))  # type: ignore[call-overload]
+            group = channels if out == channels and self.one(False, True) else 1
+            pad = int(self.one(0, 0, 1))  # type: ignore[call-overload]
+            new = self.net.conv(
+                name, channels, out, kernel, bias=bool(self.one(True, False)), group=group, pads=[pad] * 4
+            )
+            self.add(new, (out, high + 2 * pad - kernel + 1, wide + 2 * pad - kernel + 1), name)
+
+    def pool(self) -> None:
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            if min(high, wide) < 2:
+                return
+            kind, pad = self.one("MaxPool", "AveragePool"), int(self.one(0, 1))  # type: ignore[call-overload]
+            counted = {"count_include_pad": int(self.one(0, 1))} if kind == "AveragePool" else {}  # type: ignore[call-overload]
+            new = self.net.op(str(kind), name, kernel_shape=[2, 2], pads=[pad] * 4, **counted)
+            self.add(new, (channels, high + 2 * pad - 1, wide + 2 * pad - 1), name)
+
+    def join(self) -> None:
+        one, other = self.value(), self.value()
+        if one is None or other is None or len(one[1]) != len(other[1]):
+            return
+        kind = self.one("Add", "Sub", "Concat", "Mul")
+        if kind == "Concat" and one[1][1:] == other[1][1:]:
+            new = self.net.op("Concat", one[0], other[0], axis=1)
+            self.add(new, (one[1][0] + other[1][0], *one[1][1:]), one[0], other[0])
+        elif kind != "Concat" and one[1] == other[1]:
+            self.add(self.net.op(str(kind), one[0], other[0]), one[1], one[0], other[0])
+
+    def part(self) -> None:
+        if found := self.value():
+            name, dims = found
+            index = [
+                self.net.const(np.array(numbers))
+                for numbers in self.one(
+                    ([0], [1], [1]), ([1], [99], [1]), ([-1], [-99], [1], [-1]), ([0], [99], [1], [2])
+                )
+            ]  # type: ignore[attr-defined]
+            size = len(range(dims[0])[slice(*[[0, 1], [1, 99], [-1, -99, -1], [0, 99, 2]][0])])
+            takes = self.net.op("Slice", name, *index)
+            numbers = [self.net.constants[c] for c in index]
+            start, end = int(numbers[0][0]), int(numbers[1][0])
+            step = int(numbers[3][0]) if len(numbers) > 3 else 1
+            size = len(range(dims[0])[start : None if end == -99 else end : step])
+            if size:
+                self.add(takes, (size, *dims[1:]), name)
+
+    def split(self) -> None:
+        if (found := self.value()) and found[1][0] > 1:
+            name, dims = found
+            sizes = [1, dims[0] - 1]
+            parts = self.net.op("Split", name, self.net.const(np.array(sizes)), axis=1, outputs=2)
+            for part, size in zip(parts, sizes, strict=True):
+                self.add(part, (size, *dims[1:]), name)
+
+    def reshape(self) -> None:
+        if found := self.value():
+            name, dims = found
+            kind = self.one("flatten", "shuffle", "transpose", "gather", "unsqueeze")
+            if kind == "flatten":
+                self.add(self.net.op("Flatten", name), (int(np.prod(dims)),), name)
+            elif kind == "unsqueeze" and len(dims) < 3:
+                self.add(
+                    self.net.op("Unsqueeze", name, self.net.const(np.array([len(dims) + 1]))),
+                    (*dims, 1),
+                    name,
+                )
+            elif kind == "transpose" and len(dims) == 3:
+                new = self.net.op("Transpose", name, perm=[0, 2, 3, 1])
+                self.add(new, (dims[1], dims[2], dims[0]), name)
+            elif kind == "gather":
+                index = self.net.random.integers(0, dims[0], 3)
+                self.add(self.net.op("Gather", name, self.net.const(index), axis=1), (3, *dims[1:]), name)
+            elif kind == "shuffle" and dims[0] % 2 == 0:
+                one = self.net.op("Reshape", name, self.net.const(np.array([0, 2, dims[0] // 2, *dims[1:]])))
+                two = self.net.op("Transpose", one, perm=[0, 2, 1, *range(3, len(dims) + 2)])
+                self.add(self.net.op("Reshape", two, self.net.const(np.array([0, *dims]))), dims, name)
+
+    def scalar(self) -> None:
+        if found := self.value():
+            name, dims = found
+            kind = self.one("Mul", "Add", "Neg", "Identity", "Sub")
+            constant = [self.net.const(1.5)] if kind in ("Mul", "Add", "Sub") else []
+            if kind == "Sub":
+                self.add(self.net.op("Sub", constant[0], name), dims, name)
+            else:
+                self.add(self.net.op(str(kind), name, *constant), dims, name)
+
+    def rectify(self) -> None:
+        if found := self.value():
+            self.add(self.net.op(str(self.one("Relu", "LeakyRelu", "Tanh")), found[0]), found[1], found[0])
+
+    def linear(self) -> None:
+        if (found := self.value()) and len(found[1]) != 2:
+            name, dims = found
+            if len(dims) == 1:
+                transposed = int(self.one(0, 1))  # type: ignore[call-overload]
+                weight = self.net.normal(3, dims[0]) if transposed else self.net.normal(dims[0], 3)
+                bias = [[], [self.net.normal(3)], [self.net.normal(1, 1)]][int(self.one(0, 1, 2))]  # type: ignore[call-overload]
+                new = self.net.op("Gemm", name, weight, *bias, transB=transposed, alpha=0.5, beta=1.5)
+                self.add(new, (3,), name)
+            else:
+                new = self.net.op("MatMul", name, self.net.normal(dims[-1], 3))
+                self.add(self.net.op("Add", new, self.net.normal(3)), (*dims[:-1], 3), name)
+
+    def blocks(self) -> None:
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            if channels % 4 == 0:
+                new = self.net.op("DepthToSpace", name, blocksize=2, mode=str(self.one("DCR", "CRD")))
+                self.add(new, (channels // 4, high * 2, wide * 2), name)
+            elif high % 2 == wide % 2 == 0 and channels < 8:
+                self.add(
+                    self.net.op("SpaceToDepth", name, blocksize=2), (channels * 4, high // 2, wide // 2), name
+                )
+
+    def reduce(self) -> None:
+        if found := self.value(3):
+            name, dims = found
+            kind = str(self.one("ReduceMean", "ReduceMax", "ReduceMin", "GlobalAveragePool"))
+            if kind == "GlobalAveragePool":
+                self.add(self.net.op(kind, name), (dims[0], 1, 1), name)
+            else:
+                axes = [[2, 3], [1], [3]][int(self.one(0, 1, 2))]  # type: ignore[call-overload]
+                left = tuple(size for axis, size in enumerate(dims, 1) if axis not in axes)
+                self.add(self.net.op(kind, name, self.net.const(np.array(axes)), keepdims=0), left, name)
+
+    def pad(self) -> None:
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            mode = str(self.one("constant", "reflect", "edge"))
+            pads = self.net.const(np.array([0, 0, 1, 0, 0, 0, 0, 1]))
+            if min(high, wide) > 1:
+                self.add(self.net.op("Pad", name, pads, mode=mode), (channels, high + 1, wide + 1), name)
+
+    def resize(self) -> None:
+        if (found := self.value(3)) and max(found[1]) < 9:
+            name, (channels, high, wide) = found
+            scales = self.net.const(np.array([1, 1, 2, 2], np.float32), np.float32)
+            mode = str(self.one("nearest", "linear"))
+            new = self.net.op(
+                "Resize", name, "", scales, mode=mode, coordinate_transformation_mode="asymmetric"
+            )
+            self.add(new, (channels, high * 2, wide * 2), name)
+
+    def outputs(self) -> list[str]:
+        """Everything that nothing reads."""
+        return [name for name, _ in self.values if name not in self.used and name != "x"]
