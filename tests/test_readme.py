@@ -40,6 +40,6 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 def test_every_file_that_is_named_exists() -> None:
-    for name in re.findall(r"`((?:tools|tests|models|batchnorm|fold)/[\w./-]+)`", README):
+    for name in re.findall(r"`((?:tools|tests|models|batchnorm|folding)/[\w./-]+)`", README):
         if "<" not in name:
             assert (ROOT / name).exists() or (ROOT / "bn_deploy" / name).exists(), name

@@ -9,7 +9,7 @@ import pytest
 
 from bn_deploy.artifact import sha256_file
 from bn_deploy.cli import main
-from bn_deploy.export.onnx_file import inspect
+from bn_deploy.exporting.onnx_file import inspect
 from bn_deploy.pipeline.evidence import verify
 from bn_deploy.pipeline.make import export
 from bn_deploy.run_folder import RunFolder

@@ -1,6 +1,6 @@
 """Times the folding of the LeNet, tracing apart: medians over fresh networks, in ms.
 
-    python tools/bench_fold.py
+python tools/bench_fold.py
 """
 
 from __future__ import annotations

@@ -195,6 +195,17 @@ class ToTrain:
     recipe: Recipe
     threads: int | None
 
+    def check(self) -> None:
+        """Refuses an unknown model or norm before anything is read or written; loads torch, which knows them.
+
+        Raises:
+            InputError: there is no such model or norm layer.
+        """
+        from bn_deploy import model
+
+        model.model(self.model)
+        model.norm_factory(self.norm)
+
 
 def training(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of everything that trains; the command gets them as one argument, `to_train`."""

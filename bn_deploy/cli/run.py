@@ -37,6 +37,7 @@ def command(
     from bn_deploy.run_folder import RunFolder
 
     timing = MeasureOptions(batch_sizes=bench_batch, budget_s=budget, seed=to_train.recipe.seed)
+    to_train.check()
     run = RunFolder(run_dir)
     run.prepare()
     loaded = data.load(to_train.dataset, data_dir=data_dir, track=console.track)

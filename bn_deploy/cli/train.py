@@ -24,6 +24,7 @@ def command(run_dir: Path, data_dir: Path | None, to_train: options.ToTrain, as_
     from bn_deploy.report.text import training_text
     from bn_deploy.run_folder import RunFolder
 
+    to_train.check()
     run = RunFolder(run_dir)
     run.prepare()
     loaded = data.load(to_train.dataset, data_dir=data_dir, track=console.track)

@@ -62,12 +62,21 @@ def model(name: str) -> Model:
     raise InputError(f"unknown model {name!r}; there are {', '.join(row.name for row in MODELS)}")
 
 
+def norm_factory(name: str) -> NormFactory:
+    """The norm layer called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in NORMS:
+        raise InputError(f"unknown norm {name!r}; there are {', '.join(NORMS)}")
+    return NORMS[name]
+
+
 def build(name: str, norm: str) -> nn.Module:
     """A new network with PyTorch's default initialisation.
 
     Raises:
         InputError: there is no such model or norm layer.
     """
-    if norm not in NORMS:
-        raise InputError(f"unknown norm {norm!r}; there are {', '.join(NORMS)}")
-    return model(name).build(NORMS[norm])
+    return model(name).build(norm_factory(norm))

@@ -9,7 +9,7 @@ from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions
 from bn_deploy.errors import NotAvailable
-from bn_deploy.export.onnx_file import inspect
+from bn_deploy.exporting.onnx_file import inspect
 from bn_deploy.pipeline.evidence import bench, verify
 from bn_deploy.pipeline.make import build, export, train
 from bn_deploy.report.report import Report

@@ -22,7 +22,7 @@ from bn_deploy.bench.measure import Candidate, MeasureOptions, measure
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import DataError, NotAvailable, RunFolderError
-from bn_deploy.export.onnx_file import export as export_onnx
+from bn_deploy.exporting.onnx_file import export as export_onnx
 from bn_deploy.model import model
 from bn_deploy.pipeline.forms import forms_of
 from bn_deploy.run_folder import RunFolder

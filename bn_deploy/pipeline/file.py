@@ -9,8 +9,8 @@ import onnx
 
 from bn_deploy.artifact import atomic_path
 from bn_deploy.errors import CheckFailed
-from bn_deploy.fold.onnx_file import fold_onnx
-from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.folding.onnx_file import fold_onnx
+from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.verify.pair import PairParity, compare_files
 
 

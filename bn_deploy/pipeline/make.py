@@ -16,9 +16,9 @@ from bn_deploy.bench.measure import CLOCK
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions, BuildResult
 from bn_deploy.engine.build import build as build_engine
-from bn_deploy.export.onnx_file import OnnxFile
-from bn_deploy.export.onnx_file import export as export_onnx
-from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.exporting.onnx_file import OnnxFile
+from bn_deploy.exporting.onnx_file import export as export_onnx
+from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.model import build as build_network
 from bn_deploy.pipeline.forms import forms_of
 from bn_deploy.report.plots import plot_training

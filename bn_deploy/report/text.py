@@ -7,8 +7,8 @@ from typing import Any
 
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.bench.stats import LatencyResult
-from bn_deploy.export.onnx_file import OnnxFile
-from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.exporting.onnx_file import OnnxFile
+from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.report.layout import counted, milliseconds, table, wrapped
 from bn_deploy.report.report import Report
 from bn_deploy.train.loop import Training
@@ -140,7 +140,7 @@ def report_text(report: Report) -> str:
     """One screen that reads by itself."""
     origin = report.origin
     network = f"{origin['model']} with {origin['norm']} batch norm"
-    parts = [f"bn-deploy {version()}: {network}, trained on {origin['dataset']}; files in {report.folder}"]
+    parts = [f"bn-deploy {version()}: {network}, trained on {origin['dataset']}", f"files in {report.folder}"]
     if origin.get("dataset_notice"):
         parts.insert(0, wrapped(f"!! {origin['dataset_notice']}"))
     if report.training:

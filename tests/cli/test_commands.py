@@ -277,7 +277,9 @@ def test_files_of_two_networks_are_never_mixed(
 def test_the_report_fits_a_screen_of_100_columns(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--run", str(run_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = [word for line in lines for word in line.split() if len(word) > 80]  # folder names are what they are
+    names = [
+        word for line in lines for word in line.split() if len(word) > 80
+    ]  # folder names are what they are
     assert [line for line in lines if len(line) > 100 and not any(name in line for name in names)] == []
 
 

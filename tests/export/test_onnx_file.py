@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from bn_deploy.backends.base import Array
 from bn_deploy.errors import CheckFailed, InputError, ModelError
-from bn_deploy.export import onnx_file
-from bn_deploy.export.onnx_file import OPSET, export, inspect
+from bn_deploy.exporting import onnx_file
+from bn_deploy.exporting.onnx_file import OPSET, export, inspect
 from bn_deploy.spec import Stage, TensorSpec
 from tests.lenets import LENET, float64, form, garments, onnx_bytes
 

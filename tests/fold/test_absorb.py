@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bn_deploy.batchnorm.affine import Affine
-from bn_deploy.fold.absorb import absorb_after
+from bn_deploy.folding.absorb import absorb_after
 
 AFFINE = Affine(np.array([2.0, -1.0, 0.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bn_deploy.batchnorm.affine import Affine
-from bn_deploy.fold.absorb import absorb_after
+from bn_deploy.folding.absorb import absorb_after
 from tests.batchnorm.layers import random_input
 from tests.fold.checking import assert_faithful, hard
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from bn_deploy.fold.graph import fold_model
-from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.folding.graph import fold_model
+from bn_deploy.folding.outcome import FoldReport
 
 Array = NDArray[Any]
 Size = int | str | None
@@ -105,7 +105,7 @@ class Net:
         element = helper.np_dtype_to_tensor_dtype(self.dtype)
         inputs = [helper.make_tensor_value_info(n, element, shape) for n, shape in self.shapes.items()]
         initializers = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
-        blank = [helper.make_tensor_value_info(name, element, None) for name in outputs]
+        blank = [onnx.ValueInfoProto(name=name) for name in outputs]
         for initializer in initializers if ir_version < 4 else []:
             inputs.append(
                 helper.make_tensor_value_info(initializer.name, initializer.data_type, initializer.dims)

@@ -14,12 +14,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from bn_deploy.errors import CheckFailed
-from bn_deploy.fold.backward import backward
-from bn_deploy.fold.chains import BatchNorm, Chain, Chains
-from bn_deploy.fold.forward import forward
-from bn_deploy.fold.network import OPSETS, Network, label
-from bn_deploy.fold.outcome import Folded, FoldReport, Kept, Refusal, Site
-from bn_deploy.fold.plan import Plan, commit, erase, rewrite
+from bn_deploy.folding.backward import backward
+from bn_deploy.folding.chains import BatchNorm, Chain, Chains
+from bn_deploy.folding.forward import forward
+from bn_deploy.folding.network import OPSETS, Network, label
+from bn_deploy.folding.outcome import Folded, FoldReport, Kept, Refusal, Site
+from bn_deploy.folding.plan import Plan, commit, erase, rewrite
 
 
 def fold_model(model: ir.Model) -> FoldReport:
@@ -78,6 +78,7 @@ class _Folder:
             return FoldReport((), tuple(Kept(Site(label(node)), reason) for node in nodes))
         inner = [Kept(Site(label(node)), reason) for node, reason in network.inner_batchnorms()]
         spared = {value for value in model.graph.initializers.values() if not network.is_read(value)}
+        spared |= network.constants.overridable
         for node in network.sweep(spared):
             if _is_batchnorm(node):
                 self.folded.append(Folded(Site(label(node)), "removal: nothing reads it", "onnx", 0.0))
@@ -114,9 +115,10 @@ class _Folder:
             commit(network, plan)
             for other in plan.rewritten:
                 self.known[other.links[0].node] = other.batchnorms
+                chains.moved(other)
             self._note(chain, plan, forwards=attempt is forward)
             return plan.erased
-        self._merge(network, chain)
+        self._merge(network, chains, chain)
         reason = "; after it, ".join(reasons)
         for batchnorm in chain.batchnorms:
             self.kept[batchnorm] = Kept(Site(batchnorm.name), reason)
@@ -139,7 +141,7 @@ class _Folder:
             largest = float(np.abs(chain.field.scale).max())
             self.folded.append(Folded(site, rule, batchnorm.flavour, largest))
 
-    def _merge(self, network: Network, chain: Chain) -> None:
+    def _merge(self, network: Network, chains: Chains, chain: Chain) -> None:
         """Lets what stays be at most one scale and one shift; of several batch norms the last stays."""
         if chain.is_short:
             return
@@ -150,6 +152,7 @@ class _Folder:
             return
         *others, last = chain.batchnorms
         rewrite(network, chain, chain.field)
+        chains.moved(chain)
         for batchnorm in others:
             self.folded.append(
                 Folded(

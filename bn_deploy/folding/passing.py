@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bn_deploy.fold.field import Field
-from bn_deploy.fold.network import Network, label
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.field import Field
+from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.outcome import Refusal
 
 Fields = Mapping[int, Field]
 Pull = Callable[[Network, ir.Node, Fields], "list[dict[int, Field]]"]

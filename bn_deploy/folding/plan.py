@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from bn_deploy.fold.chains import Chain
-from bn_deploy.fold.constants import cast, check_cast
-from bn_deploy.fold.field import Array, Field
-from bn_deploy.fold.linear import Edit
-from bn_deploy.fold.links import Link
-from bn_deploy.fold.network import Network, label
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.chains import Chain
+from bn_deploy.folding.constants import cast, check_cast
+from bn_deploy.folding.field import Array, Field
+from bn_deploy.folding.linear import Edit
+from bn_deploy.folding.links import Link
+from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.outcome import Refusal
 
-FAR = 128
+FAR = 64
 """How many operators a map may pass on its way. Real ones pass a handful."""
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from bn_deploy.fold.chains import Chain, Chains
-from bn_deploy.fold.field import Field
-from bn_deploy.fold.linear import operator_of
-from bn_deploy.fold.network import Network, label
-from bn_deploy.fold.outcome import Refusal
-from bn_deploy.fold.passing import Passing
-from bn_deploy.fold.plan import Plan
-from bn_deploy.fold.ways import passing
+from bn_deploy.folding.chains import Chain, Chains
+from bn_deploy.folding.field import Field
+from bn_deploy.folding.linear import operator_of
+from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.outcome import Refusal
+from bn_deploy.folding.passing import Passing
+from bn_deploy.folding.plan import Plan
+from bn_deploy.folding.ways import passing
 
 _ATTEMPTS = 32
 """How many combinations of answers are tried. Each is sound: to stop early only keeps a batch norm."""
@@ -146,15 +146,15 @@ class _Walk:
                 self._ask((node, index), operand, change, choice)
 
     def _compose(self, node: ir.Node, before: Chain, change: Field, choice: ir.Node | None) -> None:
-        """A chain on the way goes as well, or if nothing before it can absorb both, takes the map itself."""
+        """A chain on the way goes as well, or if nothing absorbs both, takes the map if it is a batch norm."""
         composed = before.field.then(change)
-        answer, choice = self._choose(node, 2 if before.has_scale else 1, choice)
+        answer, choice = self._choose(node, 2 if before.batchnorms else 1, choice)
         if answer == 0:
             self.state.plan.erased.append(before)
             self._ask(before.head, before.source, composed, choice)
         else:
             self.state.plan.rewritten[before] = composed
-            self.state.plan.absorbed_by(node, "bn-bn" if before.batchnorms else "scale-bn")
+            self.state.plan.absorbed_by(node, "bn-bn")
 
     def _choose(self, node: ir.Node, count: int, choice: ir.Node | None) -> tuple[int, ir.Node | None]:
         """Which of `count` answers is tried now, and the choice that what follows depends on."""

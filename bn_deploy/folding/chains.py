@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bn_deploy.fold.field import Field
-from bn_deploy.fold.links import Link, link
-from bn_deploy.fold.network import Network, label
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.field import Field
+from bn_deploy.folding.links import Link, link
+from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.outcome import Refusal
 
 _SHAPERS = frozenset(
     {"Cast", "Dropout", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -72,11 +72,6 @@ class Chain:
         kinds = [part.node.op_type for part in self.links]
         return kinds in (["BatchNormalization"], ["Mul"], ["Add"], ["Mul", "Add"])
 
-    @property
-    def has_scale(self) -> bool:
-        """Whether it multiplies at all, so that another factor costs nothing."""
-        return any(part.is_batchnorm or part.field.scales for part in self.links)
-
 
 class Chains:
     """All chains of a network, by their nodes.
@@ -106,6 +101,10 @@ class Chains:
     def of(self, node: ir.Node | None) -> Chain | None:
         """The chain that `node` is part of."""
         return None if node is None else self._of.get(node)
+
+    def moved(self, chain: Chain) -> None:
+        """Notes that `chain` consists of other nodes than before."""
+        self._of.update((part.node, chain) for part in chain.links)
 
     def starting_at(self, node: ir.Node, index: int) -> Chain | None:
         """The chain that begins with input `index` of `node`."""

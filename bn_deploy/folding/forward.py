@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from bn_deploy.fold.chains import Chain, Chains
-from bn_deploy.fold.field import Field
-from bn_deploy.fold.linear import operator_of
-from bn_deploy.fold.network import Network, label
-from bn_deploy.fold.outcome import Refusal
-from bn_deploy.fold.plan import Plan
-from bn_deploy.fold.ways import passing
+from bn_deploy.folding.chains import Chain, Chains
+from bn_deploy.folding.field import Field
+from bn_deploy.folding.linear import operator_of
+from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.outcome import Refusal
+from bn_deploy.folding.plan import Plan
+from bn_deploy.folding.ways import passing
 
 
 def forward(network: Network, chains: Chains, chain: Chain) -> Plan:
@@ -98,14 +98,14 @@ class _Walk:
         return index == 0 or node.op_type == "MatMul"
 
     def _compose(self, node: ir.Node, after: Chain, fields: dict[int, Field]) -> None:
-        """A chain that multiplies takes the map; one that only adds takes a shift, or goes along."""
+        """A batch norm takes the map, and any chain a shift; else the chain goes along with the map."""
         if list(fields) != [after.head[1]] or node is not after.head[0]:
             raise Refusal(f"{label(node)} is used in an unusual way")
         (field,) = fields.values()
         composed = field.then(after.field)
-        if after.has_scale or not field.scales:
+        if after.batchnorms or not field.scales:
             self.plan.rewritten[after] = composed
-            self.plan.absorbed_by(node, "bn-bn" if after.batchnorms else "bn-scale")
+            self.plan.absorbed_by(node, "bn-bn" if after.batchnorms else "bn-add")
         else:
             self.plan.erased.append(after)
             self._tell(after.result, composed)

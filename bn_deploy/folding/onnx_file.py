@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from bn_deploy.artifact import write_bytes
 from bn_deploy.errors import CheckFailed, ModelError
-from bn_deploy.fold.graph import fold_model
-from bn_deploy.fold.outcome import FoldReport
+from bn_deploy.folding.graph import fold_model
+from bn_deploy.folding.outcome import FoldReport
 
 
 def fold_onnx(src: Path, dst: Path) -> FoldReport:

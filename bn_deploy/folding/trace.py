@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from bn_deploy.batchnorm import native
 from bn_deploy.batchnorm.flavours import find
 from bn_deploy.batchnorm.foreign import added_code, copied, first_line
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.outcome import Refusal
 
 
 class _Symbol(fx.Proxy):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 import onnx
 import onnx_ir as ir
 
-from bn_deploy.fold.constants import Constants
-from bn_deploy.fold.layout import Dims
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.constants import Constants
+from bn_deploy.folding.layout import Dims
+from bn_deploy.folding.outcome import Refusal
 
 OPSETS = range(7, 28)
 """The versions of the operator set whose operators are known."""
@@ -23,6 +23,13 @@ class Network:
 
     Args:
         model: functions are inlined.
+
+    Attributes:
+        graph: the main graph.
+        opset: the version of ONNX's operators.
+        constants: what is constant in it.
+        position: where each node stands in the order of the graph.
+        taken_by_name: values that a graph inside an operator hands out without reading them.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -31,8 +38,7 @@ class Network:
         self._dims = _inferred(model)
         self.constants = Constants(model.graph, model.ir_version)
         self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
-        # A graph inside an operator may hand out a value of the graph around it by name alone.
-        self._taken_by_name = {
+        self.taken_by_name = {
             value.name
             for part in model.graph.subgraphs()
             for value in part.outputs
@@ -50,7 +56,7 @@ class Network:
             Refusal: its rank is not known.
         """
         dims = None if value is None else self._dims.get(value)
-        if dims is None and value is not None and value.shape is not None:
+        if dims is None and value is not None and value.const_value is not None and value.shape is not None:
             dims = _plain(value.shape)
         if dims is None:
             raise Refusal(f"the rank of {label(value)} is not known")
@@ -75,7 +81,7 @@ class Network:
         """Who else than nodes of this graph sees `value`, if anyone does."""
         if value.is_graph_output():
             return "is also an output of the network"
-        if value.name in self._taken_by_name or any(
+        if value.name in self.taken_by_name or any(
             node.graph is not self.graph for node, _ in self.uses(value)
         ):
             return "is also used inside a subgraph"
@@ -83,7 +89,7 @@ class Network:
 
     def is_read(self, value: ir.Value) -> bool:
         """Whether anything depends on `value`."""
-        return bool(value.uses()) or value.is_graph_output() or value.name in self._taken_by_name
+        return bool(value.uses()) or value.is_graph_output() or value.name in self.taken_by_name
 
     def sweep(self, spared: Collection[ir.Value] = ()) -> list[ir.Node]:
         """Removes what nothing reads, but for `spared`; returns the removed nodes."""

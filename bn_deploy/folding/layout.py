@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.outcome import Refusal
 
 Dims = tuple["int | str | None", ...]
 """Sizes of a tensor: a number, a name that stands for the same number everywhere, or None for unknown."""

@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_deploy.fold.evaluate import FLOATS, PURE, Numbers
-from bn_deploy.fold.field import Array
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.evaluate import FLOATS, PURE, Numbers
+from bn_deploy.folding.field import Array
+from bn_deploy.folding.outcome import Refusal
 
 _OVERRIDABLE_SINCE = 4
 """The IR version since which an initializer that is also an input is only a default."""
@@ -30,12 +30,15 @@ class Constants:
     Args:
         graph: the main graph, sorted; functions are inlined.
         ir_version: the file format's version, which decides whether inputs may have defaults.
+
+    Attributes:
+        overridable: inputs of the network, for which an initializer is no more than a default.
     """
 
     def __init__(self, graph: ir.Graph, ir_version: int) -> None:
         self._graph = graph
         self._defaults_are_inputs = ir_version < _OVERRIDABLE_SINCE
-        self._overridable = set() if self._defaults_are_inputs else set(graph.inputs)
+        self.overridable = set() if self._defaults_are_inputs else set(graph.inputs)
         self._computed: dict[ir.Value, Numbers | None] = {}
         self._exact: dict[ir.Value, Array] = {}
         self._scaled: dict[ir.Value, tuple[ir.Value, Array]] = {}
@@ -137,7 +140,7 @@ class Constants:
     def _is_given(self, value: ir.Value) -> bool:
         # What was multiplied is read once more where the product is written, when nothing else needs it.
         known = value.is_initializer() or value in self._bases
-        return known and value not in self._overridable and value.const_value is not None
+        return known and value not in self.overridable and value.const_value is not None
 
     def _given(self, value: ir.Value) -> Numbers | None:
         """The content of an initializer."""

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.fold.evaluate import FLOATS, integer, real_number
-from bn_deploy.fold.field import Array, Field
-from bn_deploy.fold.network import Network
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.evaluate import FLOATS, integer, real_number
+from bn_deploy.folding.field import Array, Field
+from bn_deploy.folding.network import Network
+from bn_deploy.folding.outcome import Refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,12 @@ def link(network: Network, node: ir.Node) -> Link | None:
         Refusal: it is a batch norm, but not one with constant and usable numbers.
     """
     read = _READERS.get(node.op_type)
-    if read is None or not network.standard(node) or node.outputs[0].dtype not in FLOATS:
+    if read is None or not network.standard(node):
         return None
     if node.op_type == "BatchNormalization":
         return _batchnorm(network, node)
+    if node.outputs[0].dtype not in FLOATS or node.outputs[0].name in network.taken_by_name:
+        return None
     try:
         return read(network, node)
     except Refusal:
@@ -56,6 +58,10 @@ def link(network: Network, node: ir.Node) -> Link | None:
 
 def _batchnorm(network: Network, node: ir.Node) -> Link:
     """BatchNormalization: (N, C, ...) with a scale, a shift, a mean and a variance of (C,) each."""
+    if node.outputs[0].dtype not in FLOATS:
+        raise Refusal("the type of its output is not known")
+    if node.outputs[0].name in network.taken_by_name:
+        raise Refusal("its output is also the output of a subgraph")
     unknown = set(node.attributes) - {"epsilon", "momentum", "training_mode", "spatial"}
     if unknown:
         raise Refusal(f"its attribute {min(unknown)} is not known")

@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.batchnorm.affine import Affine, Vector
-from bn_deploy.fold.absorb import absorb_after, absorb_before
-from bn_deploy.fold.constants import check_cast
-from bn_deploy.fold.evaluate import integer, ints, real_number, text
-from bn_deploy.fold.field import Array, Field
-from bn_deploy.fold.network import Network, label
-from bn_deploy.fold.outcome import Refusal
+from bn_deploy.folding.absorb import absorb_after, absorb_before
+from bn_deploy.folding.constants import check_cast
+from bn_deploy.folding.evaluate import integer, ints, real_number, text
+from bn_deploy.folding.field import Array, Field
+from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.outcome import Refusal
 
 
 @dataclass(frozen=True)
