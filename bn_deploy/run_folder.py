@@ -51,7 +51,10 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._manifest = root / "manifest.json"
-        self._artifacts = self._read()
+        try:
+            self._artifacts = self._read()
+        except OSError as error:
+            raise RunFolderError(f"cannot use {root} as the folder of a run: {error.strerror}") from error
 
     def prepare(self) -> None:
         """Makes the folder and writes its manifest, so that a folder that cannot be written is found at once.
@@ -59,7 +62,7 @@ class RunFolder:
         Raises:
             InputError: it cannot be written.
         """
-        self._save()
+        self._change({})
 
     def path(self, kind: str) -> Path:
         """Where the file of that kind lies, or would."""
@@ -84,8 +87,14 @@ class RunFolder:
         self._check_current(artifact)
         return artifact
 
-    def _check_current(self, artifact: Artifact) -> None:
+    def _place(self, path: str) -> Path:
+        """Where a path of the manifest leads; one that leaves the folder does so from where the folder is."""
+        return (self.root.resolve() if path.startswith("..") else self.root) / path
+
+    def _check_current(self, artifact: Artifact, seen: frozenset[str] = frozenset()) -> None:
         """Refuses what was made from something that has been replaced since, however many steps back."""
+        if artifact.kind in seen:
+            raise RunFolderError(f"{self._manifest} is damaged: {artifact.kind} was made from itself")
         for ancestor, digest in artifact.made_from.items():
             known = self._artifacts.get(ancestor)
             if known is None and ancestor not in FILES:
@@ -96,7 +105,7 @@ class RunFolder:
                     f"{artifact.path} was made from another {name} than is there now; "
                     f"run `{artifact.made_by}` again"
                 )
-            self._check_current(known)
+            self._check_current(known, seen | {artifact.kind})
 
     def record(
         self, kind: str, *, made_from: Mapping[str, str], facts: Mapping[str, Any] | None = None
@@ -108,24 +117,30 @@ class RunFolder:
 
     def forget(self, kind: str) -> None:
         """Drops the record of a file that no longer belongs to what is here; the file itself stays."""
-        if self._artifacts.pop(kind, None) is not None:
-            self._save()
+        self._change({kind: None})
 
     def record_foreign_checkpoint(self, path: Path) -> Artifact:
         """Notes a checkpoint that lies elsewhere, so that later commands find where the models came from."""
-        artifact = Artifact.of(FOREIGN_CHECKPOINT, path, "bn-deploy export", {}, {})
+        made_by = "bn-deploy export --checkpoint FILE"
+        artifact = Artifact.of(FOREIGN_CHECKPOINT, path, made_by, {}, {})
         self._write(artifact)
         return artifact
 
     def _write(self, artifact: Artifact) -> None:
-        self._artifacts[artifact.kind] = artifact
-        self._save()
+        self._change({artifact.kind: artifact})
 
-    def _save(self) -> None:
+    def _change(self, changes: Mapping[str, Artifact | None]) -> None:
+        """Writes the manifest with these rows changed, None for dropped.
+
+        It is read again first: another command may have recorded something in the meantime.
+        """
+        self._artifacts = {**self._read(), **{kind: a for kind, a in changes.items() if a is not None}}
+        for kind in [kind for kind, artifact in changes.items() if artifact is None]:
+            self._artifacts.pop(kind, None)
         rows = {
             a.kind: {
                 # Relative to the folder, so that the folder can be moved.
-                "path": Path(os.path.relpath(a.path, self.root)).as_posix(),
+                "path": Path(os.path.relpath(a.path.resolve(), self.root.resolve())).as_posix(),
                 "sha256": a.sha256,
                 "made_by": a.made_by,
                 "made_from": dict(a.made_from),
@@ -145,7 +160,7 @@ class RunFolder:
             return {
                 kind: Artifact(
                     kind,
-                    self.root / str(row["path"]),
+                    self._place(str(row["path"])),
                     str(row["sha256"]),
                     str(row["made_by"]),
                     dict(row["made_from"]),

@@ -101,6 +101,16 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str, reason: str
         RunFolder(tmp_path)
 
 
+def test_two_commands_at_once_lose_nothing(tmp_path: Path) -> None:
+    first, second = _fill(tmp_path), RunFolder(tmp_path)
+    first.path(kinds.PARITY).write_bytes(b"{}")
+    first.record(kinds.PARITY, made_from={})
+    second.path(kinds.LATENCY).write_bytes(b"{}")
+    second.record(kinds.LATENCY, made_from={})
+    assert RunFolder(tmp_path).find(kinds.PARITY) is not None
+    assert RunFolder(tmp_path).find(kinds.LATENCY) is not None
+
+
 def test_what_is_forgotten_is_no_longer_recorded_but_still_there(tmp_path: Path) -> None:
     run = _fill(tmp_path)
     run.forget(kinds.PLAN)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -56,33 +59,47 @@ def main(arguments: list[str] | None = None) -> int:
     # OpenMP reads it when torch is loaded. Threads that wait by spinning take the cores from whoever else
     # works: with two other busy processes on two cores, training was eight times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a table's rules are no reason to lose the table
     try:
         result = group.main(arguments, prog_name="bn-deploy", standalone_mode=False, obj=settings)
-    except BnDeployError as error:
-        return _fail(str(error), error.exit_code, settings)
-    except click.exceptions.Abort:
-        return _fail("interrupted", 130, settings)
+    except SystemExit:
+        return 141  # click leaves so when whoever read our output has gone; shells say so of SIGPIPE
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        hint = (
-            f"; see `{error.ctx.command_path} --help`"
-            if isinstance(error, click.UsageError) and error.ctx
-            else ""
-        )
-        return _fail(f"{error.format_message()}{hint}", 2, settings)
     except Exception as error:
-        return _fail(
-            f"internal error, {type(error).__name__}: {error} (--verbose shows the trace)", 1, settings
-        )
+        if settings.verbose:
+            traceback.print_exc()
+        message, code = next(explain(error) for kind, explain in _EXPLANATIONS if isinstance(error, kind))
+        print(f"bn-deploy: {' '.join(message.split())}", file=sys.stderr)
+        return code
     return result if isinstance(result, int) else 0
 
 
-def _fail(message: str, code: int, settings: Settings) -> int:
-    """Tells stderr what went wrong, in one line."""
-    if settings.verbose:
-        traceback.print_exc()
-    line = " ".join(message.split())
-    print(f"bn-deploy: {line}", file=sys.stderr)
-    return code
+def _usage(error: click.ClickException) -> tuple[str, int]:
+    hint = (
+        f"; see `{error.ctx.command_path} --help`"
+        if isinstance(error, click.UsageError) and error.ctx
+        else ""
+    )
+    return f"{error.format_message()}{hint}", 2
+
+
+def _system(error: OSError) -> tuple[str, int]:
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2
+
+
+def _internal(error: Exception) -> tuple[str, int]:
+    return f"internal error, {type(error).__name__}: {error} (--verbose shows the trace)", 1
+
+
+_EXPLANATIONS: tuple[tuple[type[Exception], Callable[[Any], tuple[str, int]]], ...] = (
+    (BnDeployError, lambda error: (str(error), error.exit_code)),
+    (click.exceptions.Abort, lambda _: ("interrupted", 130)),
+    (click.ClickException, _usage),
+    (OSError, _system),
+    (MemoryError, lambda _: ("there is not enough memory for this; take smaller batches", 2)),
+    (Exception, _internal),
+)
+"""What is said about an error, and the exit status; the first row that fits counts."""

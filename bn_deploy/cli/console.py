@@ -17,13 +17,13 @@ def show(text: str, value: dict[str, Any], *, as_json: bool) -> None:
 
 def notice(text: str) -> None:
     """Prints a sentence that must not be missed, if there is one."""
-    if text:
+    if text and sys.stderr is not None:
         print(f"!! {text}", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """The Track that draws a progress bar on stderr; quiet where that is no terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # it is None where a caller has closed it
         return iter(items)
     return _bar(items, description, total)
 

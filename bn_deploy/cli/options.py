@@ -28,9 +28,11 @@ def _batch_range(_: click.Context, __: click.Parameter, value: str | None) -> Ba
     if value is None:
         return None
     try:
-        return BatchRange.parse(value)
+        sizes = BatchRange.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+    _check_size(sizes.maximum)
+    return sizes
 
 
 def _batch_sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -40,11 +42,28 @@ def _batch_sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int
         raise click.BadParameter(f"expected sizes such as 1,8,64, not {value!r}") from None
     if min(sizes) < 1:
         raise click.BadParameter(f"a batch size must be at least 1, not {min(sizes)}")
+    _check_size(max(sizes))
     return sizes
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+def _check_size(batch: int) -> None:
+    if batch > _LARGEST_BATCH:
+        raise click.BadParameter(f"a batch size may be {_LARGEST_BATCH:,} at most, not {batch:,}")
+
+
+class _Path(click.Path):
+    """A path that has a name: an unset variable must not mean the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_FILE = _Path(path_type=Path, dir_okay=False)
+_FOLDER = _Path(path_type=Path, file_okay=False)
+_THREADS = click.IntRange(1, 1024)
+_LARGEST_BATCH = 65_536
 
 run = click.option(
     "--run",
@@ -127,7 +146,7 @@ batch_range = click.option(
     help="Batch sizes that the engine accepts and is tuned for. [default: 1:64:256]",
 )
 workspace = click.option(
-    "--workspace-mib", type=click.IntRange(min=1), help="GPU memory a kernel may use, MiB."
+    "--workspace-mib", type=click.IntRange(1, 1 << 20), help="GPU memory a kernel may use, MiB."
 )
 tf32 = click.option("--tf32", is_flag=True, help="Allow TF32 products, which keep 10 bits of the mantissa.")
 optimization_level = click.option(
@@ -173,10 +192,10 @@ budget = click.option(
     help="Seconds for each candidate at each batch size.",
 )
 train_threads = click.option(
-    "--train-threads", type=click.IntRange(min=1), help="CPU threads of the training. [default: every core]"
+    "--train-threads", type=_THREADS, help="CPU threads of the training. [default: every core]"
 )
 threads = click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each backend."
+    "--threads", type=_THREADS, default=1, show_default=True, help="CPU threads of each backend."
 )
 
 

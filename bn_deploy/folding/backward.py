@@ -146,7 +146,7 @@ class _Walk:
                 self._ask((node, index), operand, change, choice)
 
     def _compose(self, node: ir.Node, before: Chain, change: Field, choice: ir.Node | None) -> None:
-        """A chain on the way goes as well, or if nothing absorbs both, takes the map if it is a batch norm."""
+        """A chain on the way goes as well; if nothing absorbs both, a batch norm takes the map."""
         composed = before.field.then(change)
         answer, choice = self._choose(node, 2 if before.batchnorms else 1, choice)
         if answer == 0:

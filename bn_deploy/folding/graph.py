@@ -85,6 +85,7 @@ class _Folder:
         while self._round(network) and self.kept:
             pass
         network.sweep(spared)
+        network.forget()
         return FoldReport(tuple(self.folded), (*self.kept.values(), *inner))
 
     def _round(self, network: Network) -> bool:

@@ -35,7 +35,8 @@ class Network:
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-        self._dims = _inferred(model)
+        self._typed: list[ir.Value] = []
+        self._dims = self._inferred(model)
         self.constants = Constants(model.graph, model.ir_version)
         self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
         self.taken_by_name = {
@@ -71,7 +72,15 @@ class Network:
         new = ir.Value(name=name, type=value.type, shape=None if value.shape is None else value.shape.copy())
         if value in self._dims:
             self._dims[new] = self._dims[value]
+        if not (value.is_graph_output() or value.is_graph_input()):
+            self._typed.append(new)
         return new
+
+    def forget(self) -> None:
+        """Takes back what was noted on values of which the file says nothing."""
+        for value in self._typed:
+            if value.shape is None and not value.is_graph_output():
+                value.type = None
 
     def uses(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
         """Who reads `value`, and at which of its inputs."""
@@ -112,6 +121,35 @@ class Network:
                 if self.standard(node) and node.op_type == "BatchNormalization":
                     yield node, "it is inside a subgraph, such as the branch of an If or the body of a Loop"
 
+    def _inferred(self, model: ir.Model) -> dict[ir.Value, Dims]:
+        """Every shape that onnx can tell, and the types where the file does not say them."""
+        skeleton = model.clone()
+        for value in list(skeleton.graph.initializers.values()):
+            # Shapes do not depend on weights, which would have to be copied.
+            if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+                value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+                skeleton.graph.initializers.pop(str(value.name))
+                if value not in skeleton.graph.inputs:
+                    skeleton.graph.inputs.append(value)
+        bare = ir.to_proto(skeleton)
+        proto = _with_shapes(bare, data_prop=True) or _with_shapes(bare, data_prop=False)
+        if proto is None:
+            return {}  # a value whose shape is not known is left alone
+        known = {
+            info.name: info.type
+            for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
+        }
+        found = {}
+        for value in _values(model.graph):
+            tensor = known[value.name].tensor_type if value.name in known else None
+            if tensor is not None and tensor.elem_type:
+                if value.type is None:
+                    value.type = ir.TensorType(ir.DataType(tensor.elem_type))
+                    self._typed.append(value)
+                if tensor.HasField("shape"):
+                    found[value] = tuple(_size(size) for size in tensor.shape.dim)
+        return found
+
 
 def label(thing: ir.Node | ir.Value | None) -> str:
     """How reports call a node or a value."""
@@ -122,32 +160,12 @@ def label(thing: ir.Node | ir.Value | None) -> str:
     return thing.name or "(unnamed)"
 
 
-def _inferred(model: ir.Model) -> dict[ir.Value, Dims]:
-    """Every shape that onnx can tell, and the types where the file does not say them."""
-    skeleton = model.clone()
-    for value in list(skeleton.graph.initializers.values()):
-        # Shapes do not depend on weights, which would have to be copied.
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
-            skeleton.graph.initializers.pop(str(value.name))
-            if value not in skeleton.graph.inputs:
-                skeleton.graph.inputs.append(value)
+def _with_shapes(proto: onnx.ModelProto, *, data_prop: bool) -> onnx.ModelProto | None:
+    """The model with every shape that onnx can tell, or None if it finds a contradiction."""
     try:
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), strict_mode=True, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=data_prop)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}  # a value whose shape is not known is left alone
-    known = {
-        info.name: info.type for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
-    }
-    found = {}
-    for value in _values(model.graph):
-        tensor = known[value.name].tensor_type if value.name in known else None
-        if tensor is not None and tensor.elem_type:
-            if value.type is None:
-                value.type = ir.TensorType(ir.DataType(tensor.elem_type))
-            if tensor.HasField("shape"):
-                found[value] = tuple(_size(size) for size in tensor.shape.dim)
-    return found
+        return None
 
 
 def _size(size: onnx.TensorShapeProto.Dimension) -> int | str | None:

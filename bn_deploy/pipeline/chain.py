@@ -8,10 +8,10 @@ from bn_deploy.bench.measure import MeasureOptions
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions
-from bn_deploy.errors import NotAvailable
+from bn_deploy.errors import NotAvailable, RunFolderError
 from bn_deploy.exporting.onnx_file import inspect
 from bn_deploy.pipeline.evidence import bench, verify
-from bn_deploy.pipeline.make import build, export, train
+from bn_deploy.pipeline.make import build, export, read_training, train
 from bn_deploy.report.report import Report
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Track, announced, silent
@@ -68,16 +68,19 @@ def collect(run: RunFolder, missing: dict[str, str] | None = None) -> Report:
     parity = run.require(kinds.PARITY) if run.find(kinds.PARITY) else None
     latency = run.require(kinds.LATENCY) if run.find(kinds.LATENCY) else None
     plan = run.require(kinds.PLAN) if run.find(kinds.PLAN) else None
-    origin = {key.removeprefix("bn_deploy."): value for key, value in inspect(folded.path).metadata.items()}
-    return Report(
-        folder=run.root.as_posix(),
-        origin=origin,
-        training=read_json(training.path) if training else None,
-        census={"native": dict(native.facts["census"]), "folded": dict(folded.facts["census"])},
-        folds=dict(folded.facts["folds"]),
-        engine={**plan.facts, "file": plan.path.name} if plan else None,
-        parity=Parity.from_json(read_json(parity.path)) if parity else None,
-        latency=LatencyRecord.read(latency.path) if latency else None,
-        unavailable={**(dict(latency.facts["unavailable"]) if latency else {}), **(missing or {})},
-        digests={a.kind: a.sha256 for a in (folded, native, plan) if a},
-    )
+    graph = inspect(folded.path)
+    try:
+        return Report(
+            folder=run.root.as_posix(),
+            origin={key.removeprefix("bn_deploy."): value for key, value in graph.metadata.items()},
+            training=read_training(training.path) if training else None,
+            census={"native": inspect(native.path).census, "folded": graph.census},
+            folds=dict(folded.facts["folds"]),
+            engine={**plan.facts, "file": plan.path.name} if plan else None,
+            parity=Parity.from_json(read_json(parity.path)) if parity else None,
+            latency=LatencyRecord.read(latency.path) if latency else None,
+            unavailable={**(dict(latency.facts["unavailable"]) if latency else {}), **(missing or {})},
+            digests={a.kind: a.sha256 for a in (folded, native, plan) if a},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RunFolderError(f"{run.root / 'manifest.json'} is damaged: {error!r}") from error

@@ -80,6 +80,7 @@ def verify(
         NotAvailable: ONNX Runtime is missing, or the engine cannot be run here and `require_engine` is set.
     """
     checkpoint = _origin(run)
+    run.prepare()  # a folder that cannot be written is found before the work
     dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
     forms = forms_of(checkpoint)
     networks = {
@@ -174,6 +175,7 @@ def bench(
         InputError: an engine does not take one of the batch sizes.
     """
     checkpoint = _origin(run)
+    run.prepare()  # a folder that cannot be written is found before the work
     dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
     images = dataset.test.images
     name = model(checkpoint.model).inputs[0].name

@@ -5,17 +5,20 @@ A function reads what it needs from the run folder, calls the stages, and writes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bn_deploy import run_folder as kinds
-from bn_deploy.artifact import write_json
+from bn_deploy.artifact import read_json, sha256_file, write_json
 from bn_deploy.batchnorm.flavours import find
 from bn_deploy.bench.measure import CLOCK
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions, BuildResult
 from bn_deploy.engine.build import build as build_engine
+from bn_deploy.errors import InputError
 from bn_deploy.exporting.onnx_file import OnnxFile
 from bn_deploy.exporting.onnx_file import export as export_onnx
 from bn_deploy.folding.outcome import FoldReport
@@ -86,6 +89,24 @@ def train(
     return training
 
 
+def read_training(path: Path) -> dict[str, Any]:
+    """The content of training.json, as far as reports show it.
+
+    Raises:
+        InputError: it is something else.
+    """
+    value = read_json(path)
+    shares = [value.get(name) for name in ("test_accuracy", "test_accuracy_moving")]
+    if value.get("format") != TRAINING_FORMAT or not all(
+        isinstance(s, float) and 0 <= s <= 1 for s in shares
+    ):
+        raise InputError(f"{path} is damaged; run `bn-deploy train` again")
+    speed, threads = value.get("examples_per_s"), value.get("threads")
+    if not (isinstance(speed, float) and math.isfinite(speed) and isinstance(threads, int)):
+        raise InputError(f"{path} is damaged; run `bn-deploy train` again")
+    return value
+
+
 @dataclass(frozen=True)
 class Exported:
     """What `export` wrote: the network as trained, and, if asked for, without batch norms."""
@@ -107,19 +128,20 @@ def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool) -> Exporte
         CheckpointError, RunFolderError: the checkpoint cannot be used.
         CheckFailed: an exported graph is not what it must be; then neither file is replaced.
     """
-    source = run.require(kinds.CHECKPOINT) if checkpoint is None else None
-    loaded = load_checkpoint(source.path if source else Path(str(checkpoint)))
-    if source is None:
-        source = run.record_foreign_checkpoint(Path(str(checkpoint)))
-    made_from = {source.kind: source.sha256}
+    path = run.require(kinds.CHECKPOINT).path if checkpoint is None else checkpoint
+    loaded = load_checkpoint(path)
+    digest = sha256_file(path)
+    made_from = {kinds.CHECKPOINT if checkpoint is None else kinds.FOREIGN_CHECKPOINT: digest}
     forms = forms_of(loaded)
     write = partial(
         export_onnx,
         inputs=forms.row.inputs,
         outputs=forms.row.outputs,
-        metadata=_metadata(loaded, source.sha256),
+        metadata=_metadata(loaded, digest),
     )
     native = write(forms.converted, run.path(kinds.NATIVE), batchnorms=len(find(forms.converted)))
+    if checkpoint is not None:
+        run.record_foreign_checkpoint(checkpoint)
     run.record(kinds.NATIVE, made_from=made_from, facts={"census": native.census})
     if not fold_bn:
         if (older := run.find(kinds.FOLDED)) and older.made_from != made_from:

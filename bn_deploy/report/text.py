@@ -203,8 +203,8 @@ def _latency_grid(record: LatencyRecord) -> str:
     rows = [
         (
             *key,
-            *(milliseconds(cells[b].p50_s) for b in batches),
-            f"{cells[batches[-1]].throughput_per_s:,.0f}",
+            *(milliseconds(cells[b].p50_s if b in cells else None) for b in batches),
+            f"{cells[batches[-1]].throughput_per_s:,.0f}" if batches[-1] in cells else "n/a",
         )
         for key, cells in by_row.items()
     ]

@@ -37,8 +37,8 @@ class Recipe:
         for name in ("batch", "statistics_images"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name} must be at least 2 to have a variance, not {getattr(self, name)}")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"lr must be positive and finite, not {self.lr}")
+        if not 0 < self.lr < 3e38:  # it multiplies float32
+            raise InputError(f"lr must be positive and finite in float32, not {self.lr}")
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"seed must be at least 0 and below 2 to the power 63, not {self.seed}")
 

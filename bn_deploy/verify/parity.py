@@ -131,7 +131,7 @@ class Parity:
         if value.get("format") != FORMAT:
             raise InputError(f"not in the format {FORMAT}")
         try:
-            return cls(
+            parity = cls(
                 images=_typed(int, value["images"]),
                 rms_trained=_typed(float, value["rms_trained"]),
                 stages=tuple(_row(StageParity, row) for row in _typed(list, value["stages"])),
@@ -143,6 +143,12 @@ class Parity:
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"damaged {FORMAT}: {error}") from error
+        chained = [(a.stage, b.stage) for a, b in pairwise(parity.stages)]
+        if not chained or chained != [(step.before, step.after) for step in parity.steps]:
+            raise InputError(f"damaged {FORMAT}: its steps are not those between its stages")
+        if not math.isfinite(parity.rms_trained):
+            raise InputError(f"damaged {FORMAT}: rms_trained is {parity.rms_trained}")
+        return parity
 
 
 def _finite(row: StageParity | StepParity) -> dict[str, Any]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bn_deploy.artifact import sha256_file
 from bn_deploy.cli import COMMANDS, main
 
 Fault = Callable[[Path], list[str]]
@@ -72,6 +76,13 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["bench", "--backend", "tflite"], "is not one of"),
         (["bench", "--threads", "0"], "range"),
         (["train", "--frobnicate"], "No such option"),
+        (["train", "--lr", "1e308"], "finite in float32"),
+        (["train", "--run", ""], "the name is empty"),
+        (["bench", "--threads", "100000"], "range"),
+        (["bench", "--batch", "10000000"], "65,536 at most"),
+        (["build", "--batch", "1:1:99999999999999999999"], "65,536 at most"),
+        (["build", "--workspace-mib", "99999999999999999999"], "range"),
+        (["report", "--run", "a" * 300], "name too long"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -281,6 +292,109 @@ def test_the_report_fits_a_screen_of_100_columns(run_dir: Path, capsys: pytest.C
         word for line in lines for word in line.split() if len(word) > 80
     ]  # folder names are what they are
     assert [line for line in lines if len(line) > 100 and not any(name in line for name in names)] == []
+
+
+def _tamper(run: Path, kind: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a JSON file of a run and the digest that vouches for it."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    if kind == "manifest":
+        change(manifest["artifacts"])
+    else:
+        path = run / manifest["artifacts"][kind]["path"]
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+        manifest["artifacts"][kind]["sha256"] = sha256_file(path)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("manifest", lambda rows: rows["onnx.folded"]["facts"].clear()),
+        ("manifest", lambda rows: rows["latency"]["facts"].clear()),
+        ("manifest", lambda rows: rows["plan"]["made_from"].update(plan=rows["plan"]["sha256"])),
+        ("training", lambda value: value.update(test_accuracy="x")),
+        ("training", lambda value: value.update(test_accuracy=float("nan"))),
+        ("training", lambda value: value.pop("threads")),
+        ("parity", lambda value: value.update(stages=[], steps=[])),
+        ("parity", lambda value: value["stages"].pop()),
+        ("parity", lambda value: value.update(rms_trained=float("inf"))),
+        ("parity", lambda value: value.update(rms_trained=float("nan"))),
+        ("latency", lambda value: value.pop("results")),
+    ],
+)
+def test_what_was_tampered_with_is_called_damaged(
+    kind: str,
+    change: Callable[[dict[str, Any]], object],
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    if kind == "manifest" and "plan" not in json.loads((copy / "manifest.json").read_text())["artifacts"]:
+        pytest.skip("no TensorRT built a plan here")
+    _tamper(copy, kind, change)
+    for form in ([], ["--json"]):
+        assert main(["report", "--run", str(copy), *form]) == 2
+        _one_line(capsys)
+
+
+def test_the_report_counts_operators_in_the_file_itself(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    shutil.copy(copy / "model.onnx", copy / "model.folded.onnx")
+    rows = json.loads((copy / "manifest.json").read_text())
+    rows["artifacts"]["onnx.folded"]["sha256"] = sha256_file(copy / "model.folded.onnx")
+    for kind in ("plan", "plan.sidecar", "parity", "latency", "report"):
+        rows["artifacts"].pop(kind, None)
+    (copy / "manifest.json").write_text(json.dumps(rows))
+    assert main(["report", "--run", str(copy)]) == 0
+    assert "batch norms 4 -> 4" in capsys.readouterr().out
+
+
+def test_a_failed_export_leaves_the_manifest_as_it_was(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "model.onnx").unlink()
+    (copy / "model.onnx").mkdir()
+    before = (copy / "manifest.json").read_bytes()
+    outside = shutil.copy(copy / "checkpoint.safetensors", tmp_path / "c.safetensors")
+    assert main(["export", "--fold-bn", "--checkpoint", str(outside), "--run", str(copy)]) == 2
+    assert (copy / "manifest.json").read_bytes() == before
+    _one_line(capsys)
+
+
+def test_a_foreign_checkpoint_is_found_through_a_link(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "down")
+    outside = shutil.copy(run_dir / "checkpoint.safetensors", tmp_path / "c.safetensors")
+    where = ["--run", str(tmp_path / "link")]
+    assert main(["export", "--fold-bn", "--checkpoint", str(outside), *where]) == 0
+    assert main(["verify", *where]) == 0
+    assert "parity holds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["{} 2>&-", "PYTHONIOENCODING=ascii {}", "LC_ALL=C {}"])
+def test_odd_streams_lose_no_result(shell: str, run_dir: Path) -> None:
+    command = f"{sys.executable} -m bn_deploy report --run {run_dir}"
+    done = subprocess.run(shell.format(command), shell=True, capture_output=True, check=False)  # noqa: S602
+    assert done.returncode == 0, done.stderr
+    assert b"batch norms 4 -> 0" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_failed_check(run_dir: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} -m bn_deploy report --run {run_dir} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)  # noqa: S607
+    assert done.returncode in (0, 141)
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"not safetensors", b"", None])

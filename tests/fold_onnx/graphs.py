@@ -55,7 +55,7 @@ class Net:
         """An initializer of normal numbers."""
         return self.const(self.random.standard_normal(shape))
 
-    def op(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+    def op(self, op_type: str, *inputs: Any, outputs: Any = 1, **attributes: Any) -> Any:
         """A node; the name of its output, or names of its outputs."""
         base = f"{op_type.lower()}{len(self.nodes)}"
         names = [base if not i else f"{base}.{i}" for i in range(outputs)]
@@ -133,6 +133,12 @@ class Net:
 def census(model: onnx.ModelProto) -> dict[str, int]:
     """How often each operator occurs."""
     return dict(Counter(node.op_type for node in model.graph.node))
+
+
+def untouched(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:
+    """Whether the two have the same nodes and the same numbers."""
+    pairs = [(list(m.graph.node), list(m.graph.initializer)) for m in (before, after)]
+    return pairs[0] == pairs[1]
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:

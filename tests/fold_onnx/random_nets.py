@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,29 +13,23 @@ Value = tuple[str, tuple[int, ...]]
 """A name, and the sizes after the batch."""
 
 
-class Chooser(Protocol):
-    """Where the choices come from."""
-
-    def choice(self, options: Sequence[object], /) -> object: ...
-
-
 class Grower:
     """Adds random nodes to a network."""
 
-    def __init__(self, choose: Callable[[Sequence[object]], object], *, seed: int = 0) -> None:
+    def __init__(self, choose: Callable[[Sequence[Any]], Any], *, seed: int = 0) -> None:
         self.pick = choose
         channels, size = int(self.one(2, 3, 4)), int(self.one(3, 4))
         self.net = Net(("N", channels, size, size), seed=seed)
         self.values: list[Value] = [("x", (channels, size, size))]
         self.used: set[str] = set()
 
-    def one(self, *options: object) -> object:  # type: ignore[misc]
+    def one(self, *options: Any) -> Any:
         return self.pick(options)
 
     def value(self, rank: int | None = None) -> Value | None:
         """A recent value, of `rank` sizes after the batch."""
         fit = [v for v in self.values[-4:] if rank is None or len(v[1]) == rank]
-        return self.pick(fit[::-1]) if fit else None  # type: ignore[return-value]
+        return self.pick(fit[::-1]) if fit else None
 
     def add(self, name: str, dims: tuple[int, ...], *read: str) -> None:
         self.used.update(read)
@@ -48,7 +42,7 @@ class Grower:
             *(self.pool, self.join, self.part, self.reshape, self.scalar, self.rectify, self.linear),
             *(self.blocks, self.reduce, self.pad, self.resize, self.split),
         )
-        self.pick(makers)()  # type: ignore[operator]
+        self.pick(makers)()
 
     def batchnorm(self) -> None:
         if found := self.value():
@@ -75,10 +69,10 @@ class Grower:
     def conv(self) -> None:
         if found := self.value(3):
             name, (channels, high, wide) = found
-            kernel = int(self.one(1, 2 if min(high, wide) > 2 else 1))  # type: ignore[call-overload]
-            out = int(self.one(2, channels))  # type: ignore[call-overload]
+            kernel = int(self.one(1, 2 if min(high, wide) > 2 else 1))
+            out = int(self.one(2, channels))
             group = channels if out == channels and self.one(False, True) else 1
-            pad = int(self.one(0, 0, 1))  # type: ignore[call-overload]
+            pad = int(self.one(0, 0, 1))
             new = self.net.conv(
                 name, channels, out, kernel, bias=bool(self.one(True, False)), group=group, pads=[pad] * 4
             )
@@ -89,8 +83,8 @@ class Grower:
             name, (channels, high, wide) = found
             if min(high, wide) < 2:
                 return
-            kind, pad = self.one("MaxPool", "AveragePool"), int(self.one(0, 1))  # type: ignore[call-overload]
-            counted = {"count_include_pad": int(self.one(0, 1))} if kind == "AveragePool" else {}  # type: ignore[call-overload]
+            kind, pad = self.one("MaxPool", "AveragePool"), int(self.one(0, 1))
+            counted = {"count_include_pad": int(self.one(0, 1))} if kind == "AveragePool" else {}
             new = self.net.op(str(kind), name, kernel_shape=[2, 2], pads=[pad] * 4, **counted)
             self.add(new, (channels, high + 2 * pad - 1, wide + 2 * pad - 1), name)
 
@@ -113,8 +107,7 @@ class Grower:
                 for numbers in self.one(
                     ([0], [1], [1]), ([1], [99], [1]), ([-1], [-99], [1], [-1]), ([0], [99], [1], [2])
                 )
-            ]  # type: ignore[attr-defined]
-            size = len(range(dims[0])[slice(*[[0, 1], [1, 99], [-1, -99, -1], [0, 99, 2]][0])])
+            ]
             takes = self.net.op("Slice", name, *index)
             numbers = [self.net.constants[c] for c in index]
             start, end = int(numbers[0][0]), int(numbers[1][0])
@@ -172,9 +165,9 @@ class Grower:
         if (found := self.value()) and len(found[1]) != 2:
             name, dims = found
             if len(dims) == 1:
-                transposed = int(self.one(0, 1))  # type: ignore[call-overload]
+                transposed = int(self.one(0, 1))
                 weight = self.net.normal(3, dims[0]) if transposed else self.net.normal(dims[0], 3)
-                bias = [[], [self.net.normal(3)], [self.net.normal(1, 1)]][int(self.one(0, 1, 2))]  # type: ignore[call-overload]
+                bias = [[], [self.net.normal(3)], [self.net.normal(1, 1)]][int(self.one(0, 1, 2))]
                 new = self.net.op("Gemm", name, weight, *bias, transB=transposed, alpha=0.5, beta=1.5)
                 self.add(new, (3,), name)
             else:
@@ -199,7 +192,7 @@ class Grower:
             if kind == "GlobalAveragePool":
                 self.add(self.net.op(kind, name), (dims[0], 1, 1), name)
             else:
-                axes = [[2, 3], [1], [3]][int(self.one(0, 1, 2))]  # type: ignore[call-overload]
+                axes = [[2, 3], [1], [3]][int(self.one(0, 1, 2))]
                 left = tuple(size for axis, size in enumerate(dims, 1) if axis not in axes)
                 self.add(self.net.op(kind, name, self.net.const(np.array(axes)), keepdims=0), left, name)
 
