@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -56,9 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
     3 not available here, 4 inconclusive, 130 interrupted. A failure is one line on stderr.
     """  # noqa: D205 - the statuses are the summary
     settings = Settings()
-    # OpenMP reads it when torch is loaded. Threads that wait by spinning take the cores from whoever else
-    # works: with two other busy processes on two cores, training was eight times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table's rules are no reason to lose the table
     try:

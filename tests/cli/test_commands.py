@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,17 +25,6 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert out.startswith(f"Usage: bn-deploy {name}")
     assert "--json" in out
     assert "--verbose" in out
-
-
-@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_without_spinning_unless_the_user_says_otherwise(
-    given: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    assert main(["--help"]) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == wanted
 
 
 def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
