@@ -15,7 +15,7 @@ from bn_deploy.folding.graph import fold_model
 from bn_deploy.folding.outcome import FoldReport
 
 
-def fold_onnx(src: Path, dst: Path) -> FoldReport:
+def fold_onnx(src: str | Path, dst: str | Path) -> FoldReport:
     """Folds every batch norm of an ONNX file that provably can be folded, whoever wrote the file.
 
     Names, types and shapes of inputs and outputs, metadata, operator set and nodes that are not concerned
@@ -33,6 +33,7 @@ def fold_onnx(src: Path, dst: Path) -> FoldReport:
         CheckFailed: the folded graph is not valid ONNX, which would be a fault of this function.
         InputError: `dst` cannot be written.
     """
+    src, dst = Path(src), Path(dst)
     proto = _read(src)
     _check_kind(src, proto)
     try:
