@@ -15,6 +15,8 @@ Each message is one line for a person. `exit_code` is data: only the command lin
 
 from __future__ import annotations
 
+import re
+
 
 class BnDeployError(Exception):
     """Base of all errors raised on purpose."""
@@ -60,3 +62,9 @@ class Inconclusive(BnDeployError):
     """A measurement that does not decide the question."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's text without colours, or its type: what fits into one of ours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return (text.splitlines() or [type(error).__name__])[0]

@@ -121,8 +121,3 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> int:
     if 0 in dynamic:
         raise InputError("a batch must have at least 1 row")
     return dynamic.pop() if dynamic else 1
-
-
-def first_line(error: Exception) -> str:
-    """What a runtime's exception says, on one line: they are foreign and may hold a whole trace."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

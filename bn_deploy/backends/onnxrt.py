@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bn_deploy.backends.base import Array, Feeds, check_feeds, first_line
-from bn_deploy.errors import InputError, ModelError, NotAvailable
+from bn_deploy.backends.base import Array, Feeds, check_feeds
+from bn_deploy.errors import InputError, ModelError, NotAvailable, first_line
 from bn_deploy.spec import Precision, TensorSpec
 
 _PROVIDER = "CPUExecutionProvider"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bn_deploy.backends.base import Array, Feeds, check_feeds, first_line
-from bn_deploy.errors import InputError, ModelError
+from bn_deploy.backends.base import Array, Feeds, check_feeds
+from bn_deploy.errors import InputError, ModelError, first_line
 from bn_deploy.spec import Precision, TensorSpec
 
 _PRECISIONS = {torch.float32: Precision.FP32, torch.float16: Precision.FP16, torch.bfloat16: Precision.BF16}

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from bn_deploy.engine import driver
-from bn_deploy.errors import ModelError, NotAvailable
+from bn_deploy.errors import ModelError, NotAvailable, first_line
 
 # Module -> the extra that installs it. TensorRT first: it is the faster one, where it can work.
 EXTRAS: Mapping[str, str] = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
@@ -222,8 +222,7 @@ def _load(name: str) -> TensorRT | str:
             return f"{name} is not installed"
         return f"{name} is installed but does not load ({error})"
     except Exception as error:  # its libraries are loaded on import, and fail in many ways
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return f"{name} is installed but does not load ({reason[0]})"
+        return f"{name} is installed but does not load ({first_line(error)})"
     # The package `tensorrt` can be present without its libraries, and an empty folder is a module too.
     missing = [
         part for part in ("__version__", "Builder", "OnnxParser", "Runtime") if not hasattr(module, part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_deploy.artifact import write_bytes
-from bn_deploy.errors import CheckFailed, InputError, ModelError
+from bn_deploy.errors import CheckFailed, InputError, ModelError, first_line
 from bn_deploy.spec import TensorSpec
 
 OPSET = 18
@@ -94,7 +93,7 @@ def export(
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"the exported graph is not valid ONNX: {_first_line(error)}") from error
+        raise CheckFailed(f"the exported graph is not valid ONNX: {first_line(error)}") from error
     summary = _summary(path, proto)
     _ensure(summary, inputs, outputs, batchnorms)
     write_bytes(path, proto.SerializeToString(deterministic=True))
@@ -116,7 +115,7 @@ def inspect(path: str | Path) -> OnnxFile:
         proto = onnx.load_model_from_string(path.read_bytes())  # `load` would follow paths in the file
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a valid ONNX file: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not a valid ONNX file: {first_line(error)}") from error
     try:
         return _summary(path, proto)
     except ValueError as error:
@@ -245,10 +244,4 @@ def _cause(error: BaseException) -> str:
     """What the exporter stumbled over; around it the exporter wraps pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's text, without colours."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    return (text.splitlines() or [type(error).__name__])[0]
+    return first_line(error)

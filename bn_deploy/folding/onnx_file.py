@@ -10,7 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]  # onnx's own
 
 from bn_deploy.artifact import write_bytes
-from bn_deploy.errors import CheckFailed, ModelError
+from bn_deploy.errors import CheckFailed, ModelError, first_line
 from bn_deploy.folding.graph import fold_model
 from bn_deploy.folding.outcome import FoldReport
 
@@ -39,7 +39,7 @@ def fold_onnx(src: str | Path, dst: str | Path) -> FoldReport:
     try:
         model = ir.from_proto(proto)
     except Exception as error:
-        raise ModelError(f"{src} holds something that cannot be folded: {_first_line(error)}") from error
+        raise ModelError(f"{src} holds something that cannot be folded: {first_line(error)}") from error
     report = fold_model(model)
     try:
         folded = ir.to_proto(model)
@@ -47,11 +47,9 @@ def fold_onnx(src: str | Path, dst: str | Path) -> FoldReport:
         data = folded.SerializeToString(deterministic=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         _check(src, proto)
-        raise CheckFailed(f"{src} folded is not valid ONNX: {_first_line(error)}") from error
+        raise CheckFailed(f"{src} folded is not valid ONNX: {first_line(error)}") from error
     except (ValueError, EncodeError) as error:
-        raise ModelError(
-            f"{src} is too large for one file once it is folded: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"{src} is too large for one file once it is folded: {first_line(error)}") from error
     write_bytes(dst, data)
     return report
 
@@ -65,7 +63,7 @@ def _read(path: Path) -> onnx.ModelProto:
     except FileNotFoundError:
         raise ModelError(f"there is no ONNX file {path}") from None
     except (DecodeError, ValueError) as error:
-        raise ModelError(f"{path} is not an ONNX file: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not an ONNX file: {first_line(error)}") from error
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     if not proto.HasField("graph") or not proto.opset_import:
@@ -90,7 +88,7 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelError(f"{path} is not valid ONNX: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not valid ONNX: {first_line(error)}") from error
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -100,8 +98,3 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from _graphs(inner)
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

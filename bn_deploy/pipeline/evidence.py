@@ -23,8 +23,7 @@ from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import DataError, NotAvailable, RunFolderError
 from bn_deploy.exporting.onnx_file import export as export_onnx
-from bn_deploy.model import model
-from bn_deploy.pipeline.forms import forms_of
+from bn_deploy.pipeline.forms import Forms, forms_of
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Stage, Track, silent
 from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint
@@ -178,7 +177,8 @@ def bench(
     run.prepare()  # a folder that cannot be written is found before the work
     dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
     images = dataset.test.images
-    name = model(checkpoint.model).inputs[0].name
+    forms = forms_of(checkpoint)
+    name = forms.row.inputs[0].name
     unavailable: dict[str, str] = {}
     candidates: list[Candidate] = []
     digests: dict[str, str] = {}
@@ -187,7 +187,7 @@ def bench(
             if backends and row.name not in backends:
                 continue
             try:
-                given = _sources(row.name, run, checkpoint, stack)
+                given = _sources(row.name, run, forms, stack)
                 digests |= given.digests
                 for label, source in given.by_label.items():
                     runner = stack.enter_context(row.open(source, threads=threads))
@@ -215,10 +215,9 @@ class _Sources:
     digests: dict[str, str]
 
 
-def _sources(name: str, run: RunFolder, checkpoint: Checkpoint, stack: ExitStack) -> _Sources:
+def _sources(name: str, run: RunFolder, forms: Forms, stack: ExitStack) -> _Sources:
     """The forms that backend `name` runs; what is made for them only lives as long as `stack`."""
-    forms = forms_of(checkpoint)
-    custom = {"custom": forms.trained} if checkpoint.norm == "custom" else {}
+    custom = {"custom": forms.trained} if forms.norm == "custom" else {}
     folded = run.require(kinds.FOLDED)
     digests = {**folded.made_from, kinds.FOLDED: folded.sha256}
     if name == "torch":

@@ -21,6 +21,7 @@ class Forms:
 
     Attributes:
         row: its row of MODELS.
+        norm: the norm layer that it was trained with, a row of NORMS.
         trained: with whichever batch norm it was trained with.
         converted: with torch's batch norms.
         folded: without those that could be folded.
@@ -28,6 +29,7 @@ class Forms:
     """
 
     row: Model
+    norm: str
     trained: nn.Module
     converted: nn.Module
     folded: nn.Module
@@ -48,4 +50,4 @@ def forms_of(checkpoint: Checkpoint) -> Forms:
     converted = convert(checkpoint.network)
     example = tuple(torch.zeros(s.bind(2), dtype=getattr(torch, s.dtype)) for s in row.inputs)
     result = fold(converted, example)
-    return Forms(row, checkpoint.network, converted, result.module, result.report)
+    return Forms(row, checkpoint.norm, checkpoint.network, converted, result.module, result.report)

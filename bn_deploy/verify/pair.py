@@ -15,7 +15,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from bn_deploy.backends.base import Array
-from bn_deploy.errors import CheckFailed, InputError
+from bn_deploy.errors import CheckFailed, InputError, first_line
 from bn_deploy.verify.parity import FACTOR
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -146,8 +146,8 @@ def _run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
         with np.errstate(all="ignore"):
             outputs = ReferenceEvaluator(model).run(None, feeds)
     except Exception as error:  # the reference implementation raises whatever its operators raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot be checked: ONNX's reference implementation fails: {first}") from error
+        reason = first_line(error)
+        raise InputError(f"cannot be checked: ONNX's reference implementation fails: {reason}") from error
     return [np.asarray(output).astype(np.float64) for output in outputs]
 
 
