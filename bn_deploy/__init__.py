@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from bn_deploy.engine.build import BuildOptions, build
     from bn_deploy.errors import BnDeployError
     from bn_deploy.exporting.onnx_file import export
-    from bn_deploy.folding.modules import fold
-    from bn_deploy.folding.onnx_file import fold_onnx
+    from bn_deploy.folding.graph.onnx_file import fold_onnx
+    from bn_deploy.folding.modules.driver import fold
     from bn_deploy.spec import BatchRange, TensorSpec
     from bn_deploy.train.checkpoint import load_checkpoint
     from bn_deploy.train.statistics import reestimate
@@ -36,8 +36,8 @@ _HOMES = {
     "build": "bn_deploy.engine.build",
     "convert": "bn_deploy.batchnorm.convert",
     "export": "bn_deploy.exporting.onnx_file",
-    "fold": "bn_deploy.folding.modules",
-    "fold_onnx": "bn_deploy.folding.onnx_file",
+    "fold": "bn_deploy.folding.modules.driver",
+    "fold_onnx": "bn_deploy.folding.graph.onnx_file",
     "load_checkpoint": "bn_deploy.train.checkpoint",
     "reestimate": "bn_deploy.train.statistics",
 }

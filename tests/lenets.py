@@ -23,7 +23,7 @@ from bn_deploy.batchnorm.flavours import find
 from bn_deploy.data import synthetic
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.exporting.onnx_file import export
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from bn_deploy.model import build, model
 from bn_deploy.spec import Stage
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from bn_deploy.bench.measure import CLOCK
-from bn_deploy.folding import modules, trace
+from bn_deploy.folding.modules import driver as modules
+from bn_deploy.folding.modules import trace
 from bn_deploy.model import build
 
 ROUNDS = 30

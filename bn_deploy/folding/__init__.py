@@ -1,1 +1,4 @@
-"""Folding: every batch norm that provably can be goes into the weights before it; the rest keep a reason."""
+"""Folding: every batch norm that provably can be goes into the weights around it; the rest keep a reason.
+
+`absorb` holds the laws, `outcome` the report; `graph` folds ONNX graphs, `modules` torch networks.
+"""

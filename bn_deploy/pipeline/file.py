@@ -9,7 +9,7 @@ import onnx
 
 from bn_deploy.artifact import atomic_path
 from bn_deploy.errors import CheckFailed
-from bn_deploy.folding.onnx_file import fold_onnx
+from bn_deploy.folding.graph.onnx_file import fold_onnx
 from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.verify.pair import PairParity, compare_files
 

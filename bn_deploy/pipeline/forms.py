@@ -9,7 +9,7 @@ from torch import nn
 
 from bn_deploy.backends.pytorch import TorchNetwork
 from bn_deploy.batchnorm.convert import convert
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.model import Model, model
 from bn_deploy.train.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ from bn_deploy.batchnorm import published
 from bn_deploy.batchnorm.convert import convert
 from bn_deploy.batchnorm.flavours import find
 from bn_deploy.errors import ModelError
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from tests.batchnorm.layers import Published, batch_norm, hard_numbers, layer, output, random_input, untouched
 
 

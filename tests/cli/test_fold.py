@@ -10,7 +10,7 @@ import pytest
 
 from bn_deploy.cli import main
 from bn_deploy.exporting.onnx_file import inspect
-from bn_deploy.folding.onnx_file import fold_onnx
+from bn_deploy.folding.graph.onnx_file import fold_onnx
 from bn_deploy.pipeline import file
 
 MODEL = Path(__file__).parents[2] / "models" / "lenet-bn" / "model.onnx"

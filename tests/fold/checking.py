@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from bn_deploy.folding.outcome import FoldResult
 from tests.batchnorm.layers import output, untouched
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from bn_deploy.batchnorm.custom import BatchNorm
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.folding.kinds import LINEAR_KINDS
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
+from bn_deploy.folding.modules.kinds import LINEAR_KINDS
 from tests.batchnorm.layers import EPS, FLAVOURS, hard_numbers, layer, output, random_input, untouched
 from tests.fold.checking import assert_faithful, assert_same, hard, rounding_bound
 

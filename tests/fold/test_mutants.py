@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.folding import absorb, modules
+from bn_deploy.folding import absorb
+from bn_deploy.folding.modules import driver as modules
 from tests.fold.test_fold import check
 
 Weights = NDArray[np.float64]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bn_deploy.batchnorm.custom import BatchNorm
 from bn_deploy.errors import CheckFailed, ModelError
-from bn_deploy.folding import modules
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules import driver as modules
+from bn_deploy.folding.modules.driver import fold
 from tests.batchnorm.layers import Published, output, untouched
 from tests.fold.base import Base, X
 from tests.fold.checking import assert_faithful, batchnorms, hard

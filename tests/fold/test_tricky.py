@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bn_deploy.errors import ModelError
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from tests.batchnorm.layers import output, random_input
 from tests.fold.checking import assert_faithful, hard
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from bn_deploy.folding.graph import fold_model
+from bn_deploy.folding.graph.driver import fold_model
 from bn_deploy.folding.outcome import FoldReport
 
 Array = NDArray[Any]

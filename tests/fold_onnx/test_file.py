@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from bn_deploy.batchnorm.convert import convert
 from bn_deploy.errors import InputError, ModelError
 from bn_deploy.exporting.onnx_file import export
-from bn_deploy.folding.modules import fold
-from bn_deploy.folding.onnx_file import fold_onnx
+from bn_deploy.folding.graph.onnx_file import fold_onnx
+from bn_deploy.folding.modules.driver import fold
 from tests.fold_onnx.graphs import Net, assert_same, census
 from tests.lenets import LENET, garments, hard, trained
 

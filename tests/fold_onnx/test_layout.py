@@ -7,8 +7,8 @@ import pytest
 
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.folding.absorb import absorb_before
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.layout import Dims, runs
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.layout import Dims, runs
 from bn_deploy.folding.outcome import Refusal
 
 AFFINE = Affine(np.array([2.0, -1.0, 0.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))

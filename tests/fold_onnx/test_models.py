@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from bn_deploy.folding.graph import fold_model
+from bn_deploy.folding.graph.driver import fold_model
 from tests.fold_onnx.graphs import Net, assert_faithful, assert_folds, assert_keeps, census, folded
 
 IMAGE = ("N", 4, 6, 6)

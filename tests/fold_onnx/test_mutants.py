@@ -11,10 +11,11 @@ import pytest
 
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.folding import absorb, computing, linear, links
-from bn_deploy.folding.backward import _Walk
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.ways import WAYS
+from bn_deploy.folding import absorb
+from bn_deploy.folding.graph import computing, linear, links
+from bn_deploy.folding.graph.backward import _Walk
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.ways import WAYS
 from tests.fold_onnx.graphs import Net, assert_faithful
 
 IMAGE = ("N", 4, 6, 6)

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from bn_deploy.folding.graph import fold_model
+from bn_deploy.folding.graph.driver import fold_model
 from tests.fold_onnx.graphs import Net, folded, untouched
 
 IMAGE = (2, 4, 6, 6)

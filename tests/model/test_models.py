@@ -7,7 +7,7 @@ from torch import nn
 from bn_deploy.batchnorm.convert import convert
 from bn_deploy.batchnorm.flavours import find
 from bn_deploy.errors import InputError
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from bn_deploy.model import MODELS, NORMS, Model, build, model
 
 every_model = pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)

@@ -20,7 +20,7 @@ from bn_deploy.backends.base import Array, Runner
 from bn_deploy.backends.pytorch import TorchRunner
 from bn_deploy.batchnorm.convert import convert
 from bn_deploy.batchnorm.flavours import find
-from bn_deploy.folding.modules import fold
+from bn_deploy.folding.modules.driver import fold
 from bn_deploy.spec import Stage
 from bn_deploy.verify.compare import compare
 from bn_deploy.verify.parity import Parity

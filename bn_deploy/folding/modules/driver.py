@@ -21,10 +21,10 @@ from bn_deploy.batchnorm.foreign import copied
 from bn_deploy.batchnorm.tensors import to_array, to_vector, widest_dtype
 from bn_deploy.errors import CheckFailed
 from bn_deploy.folding.absorb import absorb_after
-from bn_deploy.folding.kinds import LinearKind, kind_of
+from bn_deploy.folding.modules.kinds import LinearKind, kind_of
+from bn_deploy.folding.modules.rank import Observation, check_rank, observe
+from bn_deploy.folding.modules.trace import Dataflow, trace
 from bn_deploy.folding.outcome import Folded, FoldReport, FoldResult, Kept, Refusal, Site
-from bn_deploy.folding.rank import Observation, check_rank, observe
-from bn_deploy.folding.trace import Dataflow, trace
 
 
 def fold(module: nn.Module, example_inputs: Sequence[Any] | None = None) -> FoldResult:

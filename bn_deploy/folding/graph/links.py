@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.folding.evaluate import FLOATS, integer, real_number
-from bn_deploy.folding.field import Array, Field
-from bn_deploy.folding.network import Network
+from bn_deploy.folding.graph.evaluate import FLOATS, integer, real_number
+from bn_deploy.folding.graph.field import Array, Field
+from bn_deploy.folding.graph.network import Network
 from bn_deploy.folding.outcome import Refusal
 
 

@@ -14,12 +14,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from bn_deploy.errors import CheckFailed
-from bn_deploy.folding.backward import backward
-from bn_deploy.folding.chains import BatchNorm, Chain, Chains
-from bn_deploy.folding.forward import forward
-from bn_deploy.folding.network import OPSETS, Network, label
+from bn_deploy.folding.graph.backward import backward
+from bn_deploy.folding.graph.chains import BatchNorm, Chain, Chains
+from bn_deploy.folding.graph.forward import forward
+from bn_deploy.folding.graph.network import OPSETS, Network, label
+from bn_deploy.folding.graph.plan import Plan, commit, erase, rewrite
 from bn_deploy.folding.outcome import Folded, FoldReport, Kept, Refusal, Site
-from bn_deploy.folding.plan import Plan, commit, erase, rewrite
 
 
 def fold_model(model: ir.Model) -> FoldReport:

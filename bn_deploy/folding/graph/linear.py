@@ -13,10 +13,10 @@ import onnx_ir as ir
 
 from bn_deploy.batchnorm.affine import Affine, Vector
 from bn_deploy.folding.absorb import absorb_after, absorb_before
-from bn_deploy.folding.constants import check_cast
-from bn_deploy.folding.evaluate import integer, ints, real_number, text
-from bn_deploy.folding.field import Array, Field
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.constants import check_cast
+from bn_deploy.folding.graph.evaluate import integer, ints, real_number, text
+from bn_deploy.folding.graph.field import Array, Field
+from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.outcome import Refusal
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_deploy.batchnorm.affine import Affine
-from bn_deploy.folding.layout import Dims, Run, runs
+from bn_deploy.folding.graph.layout import Dims, Run, runs
 from bn_deploy.folding.outcome import Refusal
 
 Array = NDArray[np.float64]

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator
 import onnx
 import onnx_ir as ir
 
-from bn_deploy.folding.constants import Constants
-from bn_deploy.folding.layout import Dims
+from bn_deploy.folding.graph.constants import Constants
+from bn_deploy.folding.graph.layout import Dims
 from bn_deploy.folding.outcome import Refusal
 
 OPSETS = range(7, 28)

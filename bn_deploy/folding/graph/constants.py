@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_deploy.folding.evaluate import FLOATS, PURE, Numbers
-from bn_deploy.folding.field import Array
+from bn_deploy.folding.graph.evaluate import FLOATS, PURE, Numbers
+from bn_deploy.folding.graph.field import Array
 from bn_deploy.folding.outcome import Refusal
 
 _OVERRIDABLE_SINCE = 4

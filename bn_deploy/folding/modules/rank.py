@@ -14,9 +14,9 @@ from bn_deploy.batchnorm.custom import BatchNorm
 from bn_deploy.batchnorm.flavours import Found, find
 from bn_deploy.batchnorm.foreign import copied, first_line
 from bn_deploy.errors import ModelError
-from bn_deploy.folding.kinds import LinearKind, output_rank
+from bn_deploy.folding.modules.kinds import LinearKind, output_rank
+from bn_deploy.folding.modules.trace import Dataflow
 from bn_deploy.folding.outcome import Refusal
-from bn_deploy.folding.trace import Dataflow
 
 _KEEP_RANK: tuple[type[nn.Module], ...] = (
     nn.Linear,

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_deploy.folding.evaluate import integer, ints
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.evaluate import integer, ints
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.network import Network, label
+from bn_deploy.folding.graph.passing import Fields, Passing, moves, uniform
 from bn_deploy.folding.outcome import Refusal
-from bn_deploy.folding.passing import Fields, Passing, moves, uniform
 
 Part = tuple[int, NDArray[np.int64]]
 """An axis, and what is taken of it."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from bn_deploy.folding.evaluate import integer, ints, text
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.evaluate import integer, ints, text
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.network import Network, label
+from bn_deploy.folding.graph.passing import Fields, Passing, Pull, Push, same_both_ways, uniform
 from bn_deploy.folding.outcome import Refusal
-from bn_deploy.folding.passing import Fields, Passing, Pull, Push, same_both_ways, uniform
 
 
 def _spatial(field: Field, node: ir.Node) -> None:

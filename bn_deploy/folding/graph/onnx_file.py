@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from bn_deploy.artifact import write_bytes
 from bn_deploy.errors import CheckFailed, ModelError, first_line
-from bn_deploy.folding.graph import fold_model
+from bn_deploy.folding.graph.driver import fold_model
 from bn_deploy.folding.outcome import FoldReport
 
 

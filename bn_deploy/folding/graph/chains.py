@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.links import Link, link
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.links import Link, link
+from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.outcome import Refusal
 
 _SHAPERS = frozenset(

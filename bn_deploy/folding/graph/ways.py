@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bn_deploy.folding.computing import COMPUTING
-from bn_deploy.folding.moving import MOVING
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.computing import COMPUTING
+from bn_deploy.folding.graph.moving import MOVING
+from bn_deploy.folding.graph.network import Network, label
+from bn_deploy.folding.graph.parts import PARTS
+from bn_deploy.folding.graph.passing import Passing
 from bn_deploy.folding.outcome import Refusal
-from bn_deploy.folding.parts import PARTS
-from bn_deploy.folding.passing import Passing
 
 WAYS: dict[str, Passing] = {**COMPUTING, **MOVING, **PARTS}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bn_deploy.folding.evaluate import integer, ints, real_number, text
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.layout import Dims
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.evaluate import integer, ints, real_number, text
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.layout import Dims
+from bn_deploy.folding.graph.network import Network, label
+from bn_deploy.folding.graph.passing import Passing, moves, same_both_ways, uniform
 from bn_deploy.folding.outcome import Refusal
-from bn_deploy.folding.passing import Passing, moves, same_both_ways, uniform
 
 
 def _reshape_dims(network: Network, node: ir.Node) -> tuple[Dims, Dims]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from bn_deploy.folding.chains import Chain
-from bn_deploy.folding.constants import cast, check_cast
-from bn_deploy.folding.field import Array, Field
-from bn_deploy.folding.linear import Edit
-from bn_deploy.folding.links import Link
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.chains import Chain
+from bn_deploy.folding.graph.constants import cast, check_cast
+from bn_deploy.folding.graph.field import Array, Field
+from bn_deploy.folding.graph.linear import Edit
+from bn_deploy.folding.graph.links import Link
+from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.outcome import Refusal
 
 FAR = 64

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from bn_deploy.folding.chains import Chain, Chains
-from bn_deploy.folding.field import Field
-from bn_deploy.folding.linear import operator_of
-from bn_deploy.folding.network import Network, label
+from bn_deploy.folding.graph.chains import Chain, Chains
+from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.linear import operator_of
+from bn_deploy.folding.graph.network import Network, label
+from bn_deploy.folding.graph.passing import Passing
+from bn_deploy.folding.graph.plan import Plan
+from bn_deploy.folding.graph.ways import passing
 from bn_deploy.folding.outcome import Refusal
-from bn_deploy.folding.passing import Passing
-from bn_deploy.folding.plan import Plan
-from bn_deploy.folding.ways import passing
 
 _ATTEMPTS = 32
 """How many combinations of answers are tried. Each is sound: to stop early only keeps a batch norm."""

@@ -1,0 +1,1 @@
+"""Folds ONNX graphs: any file, from any framework."""
