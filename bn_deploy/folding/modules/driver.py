@@ -1,196 +1,193 @@
-"""Folds the batch norms of a torch network. The algebra is in `absorb`; here is who may meet whom.
+"""Folds the batch norms of a torch network. The algebra is that of the graph driver; here is the order.
 
-Deny by default: a batch norm is folded when everything that could make it wrong has been ruled out, and kept
-with the reason otherwise.
+The network is observed (`courses`), what it does is written down as a graph (`translate`), the graph is
+folded, and what that changed is written back (`surgery`) and observed once more (`proof`). Deny by default: a
+batch norm is folded when all that could make it wrong has been ruled out, and else kept with the reason.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from bn_deploy.batchnorm import native
-from bn_deploy.batchnorm.affine import Affine
+from bn_deploy.batchnorm.convert import native_of
 from bn_deploy.batchnorm.flavours import NATIVE, Found, find
 from bn_deploy.batchnorm.foreign import copied
-from bn_deploy.batchnorm.tensors import to_array, to_vector, widest_dtype
-from bn_deploy.errors import CheckFailed
-from bn_deploy.folding.absorb import absorb_after
-from bn_deploy.folding.modules.kinds import LinearKind, kind_of
-from bn_deploy.folding.modules.rank import Observation, check_rank, observe
-from bn_deploy.folding.modules.trace import Dataflow, trace
-from bn_deploy.folding.outcome import Folded, FoldReport, FoldResult, Kept, Refusal, Site
+from bn_deploy.errors import CheckFailed, ModelError
+from bn_deploy.folding.modules.bind import Bindings
+from bn_deploy.folding.modules.course import Course, Inputs
+from bn_deploy.folding.modules.courses import arguments, explore
+from bn_deploy.folding.modules.example import examples_for
+from bn_deploy.folding.modules.observe import Unrun
+from bn_deploy.folding.modules.operators import whole
+from bn_deploy.folding.modules.proof import Unproved, prove
+from bn_deploy.folding.modules.ranks import guarded, takes_other_rank
+from bn_deploy.folding.modules.rewrite import callers, rewritten
+from bn_deploy.folding.modules.settle import Settled, settle, twin
+from bn_deploy.folding.modules.surgery import Edits, Shift
+from bn_deploy.folding.modules.surgery import replace as put
+from bn_deploy.folding.outcome import FoldReport, FoldResult, Kept, Refusal, Site
 
 
-def fold(module: nn.Module, example_inputs: Sequence[Any] | None = None) -> FoldResult:
-    """Folds every batch norm of `module` that provably can be folded, of any known flavour.
+def fold(module: nn.Module, example_inputs: Any = None) -> FoldResult:
+    """Folds every batch norm of `module` that provably can be folded, whoever wrote it.
 
-    The result computes the same function, up to rounding, of inputs with a batch axis, in eval mode and
-    without grad: the setting in which every flavour uses its moving statistics.
+    The result computes the same function, up to rounding, in eval mode and without grad: the setting in which
+    every flavour uses its moving statistics.
 
     Args:
         module: the network, in eval mode. It is not changed.
-        example_inputs: positional arguments of its forward. Needed only where a batch norm follows a linear
-            layer whose output could have more than two axes; then only their shapes matter.
+        example_inputs: what its forward takes: a tensor, a sequence of positional or a mapping of named
+            arguments. The network is run on them, at batches of two and of one where it takes these. Left
+            out, inputs of some size are tried that fit its first layer.
 
     Returns:
-        A network in which each folded batch norm is an `nn.Identity`, and the outcome of each of them.
+        A network in which each folded batch norm is an `nn.Identity`, or what the layer did besides, and the
+        outcome of each of them.
 
     Raises:
         ModelError: the network cannot be copied, or fails on the example inputs.
         CheckFailed: a batch norm ended without an outcome, which would be a fault of this function.
     """
     network = copied(module)
+    sites = _Sites(network)
     try:
-        report = _fold_in_place(network, example_inputs)
+        _check_mode(network)
+        given = [arguments(example_inputs)] if example_inputs is not None else examples_for(twin(network))
+        result, report = _folded(network, sites, given)
     except Refusal as refusal:
-        network = copied(module)
-        everything = [found.path for found in find(network)]
-        report = FoldReport((), tuple(Kept(Site(path), str(refusal)) for path in everything))
-    return FoldResult(network, FoldReport(report.folded, (*report.kept, *_relatives(network))))
-
-
-def _relatives(network: nn.Module) -> list[Kept]:
-    """Batch norms by descent, which no flavour claims."""
-    return [
-        Kept(
-            Site(path),
-            f"{type(layer).__name__} is a subclass of torch's batch norm and may compute something else",
-        )
-        for path, layer in network.named_modules()
-        if native.is_relative(layer)
-    ]
-
-
-def _fold_in_place(network: nn.Module, example_inputs: Sequence[Any] | None) -> FoldReport:
-    """Folds what can be folded and returns every batch norm's outcome; a Refusal is the outcome of all."""
-    everything = find(network)
-    flow = trace(network)
-    before = flow.course()
-    observed = None if example_inputs is None else observe(flow, example_inputs)
-    # In the order of the calls: of two batch norms in a row, the first is gone when the second's turn comes.
-    position = {node: index for index, node in enumerate(flow.graph.nodes)}
-    everything.sort(
-        key=lambda f: min((position[node] for node in flow.calls(f.module)), default=len(position))
-    )
-    outcomes = [_outcome(flow, found, observed) for found in everything]
-    report = FoldReport(
-        tuple(o for o in outcomes if isinstance(o, Folded)), tuple(o for o in outcomes if isinstance(o, Kept))
-    )
-    left = {found.path for found in find(network)}
-    if left != {entry.site.batchnorm for entry in report.kept}:
+        result, report = network, sites.all_kept(str(refusal))
+    left = {found.path for found in find(result) if not isinstance(found.module, Shift)}
+    if left := left - {entry.site.batchnorm for entry in report.kept}:
         raise CheckFailed(f"batch norms without an outcome: {sorted(left)} against {report}")
-    if trace(network).course() != before:
-        raise Refusal("the forward's course depends on the weights, which folding changes")
-    return report
+    return FoldResult(result, report)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows is found in the result, and is a reason
-def _outcome(flow: Dataflow, found: Found, observed: Observation | None) -> Folded | Kept:
-    """Folds one batch norm, or says why not."""
-    producer: str | None = None
-    try:
-        affine = _affine_of(found)
-        node = _only_call(flow, found)
-        source, layer = _producer(flow, node)
-        producer = str(source.target)
-        kind = _kind(layer)
-        _check_producer(flow, producer, layer, source)
-        check_rank(flow, source, found, kind, observed)
-        _absorb(layer, kind, affine, found)
-    except Refusal as refusal:
-        return Kept(Site(found.path, producer), str(refusal))
-    node.replace_all_uses_with(source)
-    flow.graph.erase_node(node)
-    _replace(flow.network, found.module, nn.Identity().eval())
-    return Folded(
-        Site(found.path, producer), kind.rule, found.flavour.name, float(np.abs(affine.scale).max())
-    )
+class _Sites:
+    """The batch norms of a network: what they are called, and why some stay in any case.
 
+    Attributes:
+        flavours: the flavour of each, by path.
+        kept: the reason for those that are not even tried.
+        swapped: those of another flavour than torch's.
+    """
 
-def _affine_of(found: Found) -> Affine:
-    """The map that the batch norm is, if it is in eval mode and its numbers define one."""
-    if found.module.training:
-        raise Refusal("it is in training mode, where its output depends on the batch; call .eval() first")
-    try:
-        return found.flavour.params(found.module).affine()
-    except ValueError as error:
-        raise Refusal(str(error)) from error
+    def __init__(self, network: nn.Module) -> None:
+        self.flavours: dict[str, str] = {}
+        self.kept: dict[str, str] = {}
+        self.swapped: dict[str, Found] = {}
+        for found in find(network):
+            if isinstance(found.module, Shift):
+                continue  # what an earlier fold has left
+            self.flavours[found.path] = found.flavour.name
+            if (reason := _unusable(found)) is not None:
+                self.kept[found.path] = reason
+            elif found.flavour is not NATIVE:
+                self.swapped[found.path] = found
+        for path, layer in network.named_modules():
+            if native.is_relative(layer):
+                self.flavours.setdefault(path, f"torch, in a {type(layer).__name__}")
+                if layer.training:
+                    self.kept[path] = _TRAINING
 
+    def all_kept(self, reason: str) -> FoldReport:
+        """The report when nothing can be folded."""
+        return FoldReport((), tuple(Kept(Site(path), self.kept.get(path, reason)) for path in self.flavours))
 
-def _only_call(flow: Dataflow, found: Found) -> fx.Node:
-    """The one call of the batch norm."""
-    nodes = flow.calls(found.module)
-    if not nodes:
-        raise Refusal("it is never called in the traced forward")
-    if len(nodes) > 1:
-        raise Refusal(f"it is called {len(nodes)} times")
-    if id(found.module) in flow.hidden:
-        raise Refusal("it is also part of another layer, whose inside tracing does not see")
-    return nodes[0]
-
-
-def _producer(flow: Dataflow, node: fx.Node) -> tuple[fx.Node, nn.Module]:
-    """The call of a layer whose output is the one argument of `node`, and that layer."""
-    source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
-    layer = flow.module_of(source) if isinstance(source, fx.Node) else None
-    if not isinstance(source, fx.Node) or layer is None:
-        raise Refusal("what feeds it is not the output of a layer")
-    return source, layer
-
-
-def _kind(layer: nn.Module) -> LinearKind:
-    """The row of the table for a layer that can absorb a map."""
-    kind = kind_of(layer)
-    if kind is None:
-        raise Refusal(f"a {type(layer).__name__} before it cannot absorb an affine map")
-    return kind
-
-
-def _check_producer(flow: Dataflow, path: str, layer: nn.Module, node: fx.Node) -> None:
-    """Rules out that changing the layer's weights changes anything but this batch norm's input."""
-    if (count := len(flow.calls(layer))) > 1:
-        raise Refusal(f"{path} is called {count} times")
-    if id(layer) in flow.hidden:
-        raise Refusal(f"{path} is also part of another layer, whose inside tracing does not see")
-    if len(node.users) > 1:
-        raise Refusal(f"the output of {path} is used {len(node.users)} times")
-    shared = Counter(id(p) for m in flow.network.modules() for p in m._parameters.values() if p is not None)
-    for name, parameter in layer.named_parameters(recurse=False):
-        if shared[id(parameter)] > 1:
-            raise Refusal(f"{path}.{name} is shared with another layer")
-        if any(parameter is used for used in flow.used_directly):
-            raise Refusal(f"{path}.{name} is also used directly in the forward")
-
-
-def _absorb(layer: nn.Module, kind: LinearKind, affine: Affine, found: Found) -> None:
-    """Gives `layer` the weights that do its own work and the map's: algebra in float64, then one cast."""
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)  # noqa: S101 - every kind in the table has one
-    # torch's batch norm returns the type of its input; a hand-written one promotes it.
-    if found.flavour is not NATIVE and (dtype := widest_dtype(found.module)) is not weight.dtype:
-        raise Refusal(f"it computes in {dtype}, the layer before it in {weight.dtype}")
-    try:
-        given = to_vector(bias) if isinstance(bias, Tensor) else np.zeros(affine.channels)
-        new_weight, new_bias = absorb_after(
-            to_array(weight), given, affine, out_axis=kind.out_axis, groups=kind.groups(layer)
+    def report(self, settled: Settled) -> FoldReport:
+        """The outcome of each."""
+        folded = tuple(
+            replace(done, site=Site(path, done.site.producer), flavour=self.flavours.get(path, "torch"))
+            for path, done in settled.folded.items()
         )
-    except ValueError as error:
-        raise Refusal(str(error)) from error
-    cast = [torch.from_numpy(array).to(weight) for array in (new_weight, new_bias)]
-    if not all(torch.isfinite(tensor).all() for tensor in cast):
-        raise Refusal(f"the folded weights overflow {str(weight.dtype).removeprefix('torch.')}")
-    layer.weight, layer.bias = (nn.Parameter(tensor, requires_grad=weight.requires_grad) for tensor in cast)
+        never = dict.fromkeys(self.flavours, "it is never called in the forward that was observed")
+        reasons = {**never, **settled.reasons, **self.kept}
+        kept = tuple(Kept(Site(path), why) for path, why in reasons.items() if path not in settled.folded)
+        return FoldReport(folded, kept)
 
 
-def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts `new` wherever `old` hangs: an object may be registered under several names."""
-    for parent in network.modules():
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
+_TRAINING = "it is in training mode, where its output depends on the batch; call .eval() first"
+
+
+def _unusable(found: Found) -> str | None:
+    """Why a batch norm is no affine map, if it is none."""
+    if found.module.training:
+        return _TRAINING
+    try:
+        found.params().affine()
+        if found.flavour is not NATIVE:
+            native_of(found)
+    except (ValueError, ModelError) as error:
+        return str(error)
+    return None
+
+
+def _check_mode(network: nn.Module) -> None:
+    """Rules out code that runs otherwise in eval mode, but for torch's own layers."""
+    for path, module in network.named_modules():
+        own = type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
+        if module.training and not own and not native.is_relative(module):
+            raise Refusal(
+                f"{path or 'the network itself'} is in training mode, where its forward may take another "
+                "course; call .eval() first"
+            )
+
+
+def _folded(network: nn.Module, sites: _Sites, examples: list[Inputs]) -> tuple[nn.Module, FoldReport]:
+    """The folded network and the outcome of every batch norm; a Refusal is the outcome of all."""
+    work = twin(network)
+    for path, found in sites.swapped.items():
+        put(work, work.get_submodule(path), native_of(found))
+    try:
+        courses = explore(twin(work), examples, whole)
+    except Unrun as error:
+        raise ModelError(f"the network fails on the example inputs: {error}") from error
+    settled = settle(work, courses, sites.kept)
+    if settled.functions or settled.shared:
+        again = _with_own_modules(work, courses, settled, examples, sites.kept)
+        settled = again if again is not None and len(again.folded) > len(settled.folded) else settled
+    result = settled.network
+    if takes_other_rank(twin(network), examples):
+        for path in settled.folded:
+            put(result, result.get_submodule(path), guarded(result.get_submodule(path)))
+    for path, found in sites.swapped.items():
+        if path not in settled.folded:
+            put(result, result.get_submodule(path), found.module)
+    return copied(result), sites.report(settled)
+
+
+def _with_own_modules(
+    network: nn.Module,
+    courses: list[Course],
+    settled: Settled,
+    examples: list[Inputs],
+    kept: Mapping[str, str],
+) -> Settled | None:
+    """Folds the network again with a module for each call that needs one; None if that is not possible."""
+    other, changed = twin(network), False
+    for path in sorted(callers(courses, settled.shared) | settled.functions):
+        try:
+            module = rewritten(other.get_submodule(path), _arity(courses, path))
+        except Refusal:
+            continue
+        if module is not None:
+            changed = True
+            other = module if not path else put(other, other.get_submodule(path), module)
+    if not changed:
+        return None
+    try:
+        prove(twin(other), courses, Bindings(), Edits(), whole)
+        again = settle(other, explore(twin(other), examples, whole), kept)
+    except (Refusal, Unproved, Unrun):
+        return None
+    new = {path: replace(f, note="own copy of the weight") for path, f in again.folded.items()}
+    return replace(again, folded={**new, **{p: f for p, f in settled.folded.items() if p in new}})
+
+
+def _arity(courses: list[Course], path: str) -> int:
+    """How many tensors a module was called with."""
+    return next(len(call.inputs) for course in courses for call in course.calls if call.path == path)

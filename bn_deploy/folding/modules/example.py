@@ -1,0 +1,67 @@
+"""Inputs for a network that came without: of some size that fits its first layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bn_deploy.folding.modules.course import Inputs
+from bn_deploy.folding.modules.ranks import channel_counts
+from bn_deploy.folding.outcome import Refusal
+
+_SIZES = (32, 28, 64, 224, 16, 96, 128, 8, 48, 256, 299, 384, 512, 4, 1)
+
+
+def examples_for(network: nn.Module) -> list[Inputs]:
+    """Inputs that the forward of `network` takes, one for each rank if its first layer takes several.
+
+    Raises:
+        Refusal: none were found.
+    """
+    found: dict[int, Inputs] = {}
+    for tensor in _candidates(network):
+        given = [tensor] * _required(network)
+        if tensor.dim() not in found and _runs(network, given):
+            found[tensor.dim()] = tuple(given), {}
+    if not found:
+        raise Refusal("it is not known what inputs the network takes; give example_inputs")
+    return list(found.values())
+
+
+def _runs(network: nn.Module, given: list[Tensor]) -> bool:
+    try:
+        with torch.inference_mode():
+            network(*given)
+    except Exception:
+        return False
+    return True
+
+
+def _required(network: nn.Module) -> int:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(network.forward).parameters.values()
+    return max(1, sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters))
+
+
+def _candidates(network: nn.Module) -> Iterator[Tensor]:
+    """Tensors (N, C, ...) or (N, F) for the first layer with weights."""
+    for module in network.modules():
+        weight = module._parameters.get("weight")
+        if weight is None or weight.dim() < 2:
+            continue
+        options: Any = {"dtype": weight.dtype, "device": weight.device}
+        if isinstance(module, nn.Linear):
+            features = weight.shape[1]
+            yield torch.ones(2, features, **options)
+            # A batch norm after it takes axis 1 at every rank: as long as that, the network may take it too.
+            for channels in sorted(set(channel_counts(network))):
+                yield torch.ones(2, channels, features, **options)
+            return
+        taken = int(vars(module).get("in_channels", weight.shape[1]))
+        for size in _SIZES:
+            yield torch.ones(2, taken, *[size] * (weight.dim() - 2), **options)
+        return
