@@ -10,13 +10,12 @@ from bn_deploy.batchnorm.tensors import to_vector
 from bn_deploy.errors import ModelError
 
 NATIVE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
+_RANKS: dict[type[nn.modules.batchnorm._BatchNorm], tuple[int, ...]] = {
     nn.BatchNorm1d: (2, 3),
     nn.BatchNorm2d: (4,),
     nn.BatchNorm3d: (5,),
     nn.SyncBatchNorm: (2, 3, 4, 5),
 }
-_BY_RANK: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d]] = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}
 
 
 def matches(module: nn.Module) -> bool:
@@ -31,7 +30,7 @@ def is_relative(module: nn.Module) -> bool:
 
 def ranks(module: nn.Module) -> tuple[int, ...]:
     """The ranks of the inputs that the layer takes."""
-    return _RANKS[type(module)]
+    return next(takes for kind, takes in _RANKS.items() if type(module) is kind)
 
 
 def params(module: nn.Module) -> BatchNormParams:
@@ -62,24 +61,42 @@ def set_statistics(module: nn.Module, mean: Tensor, var: Tensor) -> None:
     module.running_var.copy_(var)
 
 
+def kind_for(ranks: tuple[int, ...]) -> type[nn.modules.batchnorm._BatchNorm]:
+    """The layer of torch for inputs of all `ranks`; that which takes any is called SyncBatchNorm.
+
+    In eval mode, and in training outside of a process group, it synchronises nothing.
+    """
+    return next(kind for kind, takes in _RANKS.items() if set(ranks) <= set(takes))
+
+
 def build(
-    source: BatchNormParams, *, rank: int, dtype: torch.dtype, device: torch.device, training: bool
+    kind: type[nn.modules.batchnorm._BatchNorm],
+    source: BatchNormParams,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    training: bool,
 ) -> nn.Module:
     """The layer of torch with the numbers of `source`.
 
     Args:
+        kind: which layer.
         source: the numbers; each is cast once, to `dtype`.
-        rank: the rank of the inputs, 2 or 4.
         dtype: the type of the new layer's numbers.
         device: where they are put.
         training: the mode the layer is left in.
+
+    Raises:
+        ValueError: a number is too large for `dtype`.
     """
-    layer = _BY_RANK[rank](source.channels, eps=source.eps, dtype=dtype, device=device)
+    layer = kind(source.channels, eps=source.eps, dtype=dtype, device=device)
     assert layer.running_mean is not None  # noqa: S101 - a layer made with its defaults tracks statistics
     assert layer.running_var is not None  # noqa: S101 - likewise
+    given = (source.weight, source.bias, source.running_mean, source.running_var)
+    new = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(source.weight))
-        layer.bias.copy_(torch.from_numpy(source.bias))
-        layer.running_mean.copy_(torch.from_numpy(source.running_mean))
-        layer.running_var.copy_(torch.from_numpy(source.running_var))
+        for tensor, values in zip(new, given, strict=True):
+            tensor.copy_(torch.from_numpy(values))
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"its numbers overflow {str(dtype).removeprefix('torch.')}")
     return layer.train(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
 
@@ -40,7 +41,19 @@ def to_vector(tensor: Tensor) -> Vector:
 
 
 def widest_dtype(module: nn.Module) -> torch.dtype:
-    """The type to which torch promotes the tensors that `module` itself holds, plain attributes included."""
+    """The type to which torch promotes the tensors that `module` holds, plain attributes included.
+
+    One that holds none, but arrays or plain numbers, takes the default type.
+    """
+    types = [tensor.dtype for tensor in _tensors(module) if tensor.is_floating_point()]
+    return reduce(torch.promote_types, types) if types else torch.get_default_dtype()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where `module` keeps its tensors, parameters before plain attributes; the CPU if it has none."""
+    return next((tensor.device for tensor in _tensors(module)), torch.device("cpu"))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
     plain = (value for value in vars(module).values() if isinstance(value, Tensor))
-    held = chain(module.parameters(recurse=False), module.buffers(recurse=False), plain)
-    return reduce(torch.promote_types, (tensor.dtype for tensor in held if tensor.is_floating_point()))
+    return chain(module.parameters(), module.buffers(), plain)

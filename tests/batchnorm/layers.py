@@ -105,7 +105,7 @@ FLAVOURS: dict[str, Kind] = {
         (2, 4),
         ("gamma", "beta", "moving_mean", "moving_var"),
     ),
-    "published": Kind(Published, (2, 4), ("gamma", "beta", "moving_mean", "moving_var")),
+    "recognised": Kind(Published, (2, 4), ("gamma", "beta", "moving_mean", "moving_var")),
 }
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bn_deploy.batchnorm import native
 from bn_deploy.batchnorm.convert import convert
 from bn_deploy.batchnorm.custom import BatchNorm
-from bn_deploy.batchnorm.flavours import BATCHNORMS, NATIVE, Flavour, find, flavour_of
+from bn_deploy.batchnorm.flavours import BATCHNORMS, NATIVE, Flavour, flavour_of
+from bn_deploy.batchnorm.params import BatchNormParams
 from bn_deploy.errors import ModelError
 from tests.batchnorm.layers import FLAVOURS, Published, hard_numbers, layer, output, random_input, untouched
 
@@ -77,7 +78,7 @@ def test_what_is_native_or_no_batch_norm_is_only_copied() -> None:
 
 
 def test_statistics_that_a_cast_left_behind_are_not_narrowed() -> None:
-    module = layer("published", hard_numbers(3), 2, torch.float32).half()
+    module = layer("recognised", hard_numbers(3), 2, torch.float32).half()
     assert isinstance(converted := convert(module), nn.BatchNorm1d)
     assert converted.running_var is not None
     assert torch.equal(converted.running_var, module.moving_var.flatten())  # type: ignore[operator]
@@ -108,8 +109,8 @@ def test_added_code_is_refused() -> None:
 
 def test_what_cannot_be_copied_is_refused() -> None:
     network = nn.Sequential(BatchNorm(2, 2))
-    network.cache = network.get_parameter("0.gamma") * 2
-    with pytest.raises(ModelError, match="the network cannot be copied: RuntimeError"):
+    vars(network)["steps"] = (step for step in range(3))
+    with pytest.raises(ModelError, match="the network cannot be copied: TypeError"):
         convert(network)
 
 
@@ -136,14 +137,39 @@ def test_statistics_can_be_set(flavour: Flavour) -> None:
     assert flavour.params(module).running_var.tolist() == [4.0, 5.0, 6.0]
 
 
-def test_subclasses_of_torchs_layer_are_only_relatives() -> None:
-    class Doubled(nn.BatchNorm2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return 2 * super().forward(x)
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_was_learned_stays_learned(learned: bool) -> None:
+    module = BatchNorm(2, 2).requires_grad_(learned)
+    assert {parameter.requires_grad for parameter in convert(module).parameters()} == {learned}
 
-    assert find(nn.Sequential(Doubled(2), nn.InstanceNorm2d(2))) == []
-    assert [native.is_relative(m) for m in (Doubled(2), nn.BatchNorm2d(2), nn.InstanceNorm2d(2))] == [
-        True,
-        False,
-        False,
-    ]
+
+@pytest.mark.parametrize(
+    ("ranks", "kind"),
+    [
+        ((2,), nn.BatchNorm1d),
+        ((3,), nn.BatchNorm1d),
+        ((2, 3), nn.BatchNorm1d),
+        ((4,), nn.BatchNorm2d),
+        ((5,), nn.BatchNorm3d),
+        ((2, 4), nn.SyncBatchNorm),
+        ((2, 3, 4, 5), nn.SyncBatchNorm),
+    ],
+)
+def test_torchs_layer_takes_every_rank_that_the_foreign_one_takes(
+    ranks: tuple[int, ...], kind: type[nn.Module]
+) -> None:
+    assert native.kind_for(ranks) is kind
+
+
+def test_numbers_too_large_for_their_type_are_refused() -> None:
+    numbers = hard_numbers(2)
+    with pytest.raises(ValueError, match="its numbers overflow float16"):
+        native.build(
+            nn.BatchNorm1d,
+            BatchNormParams(
+                numbers.weight * 1e6, numbers.bias, numbers.running_mean, numbers.running_var, 1e-5
+            ),
+            dtype=torch.float16,
+            device=torch.device("cpu"),
+            training=False,
+        )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.batchnorm.tensors import to_vector, widest_dtype
+from bn_deploy.batchnorm.tensors import device_of, to_vector, widest_dtype
 from tests.batchnorm.layers import hard_numbers, layer
 
 
@@ -74,6 +74,12 @@ def test_a_vector_is_a_copy() -> None:
 
 
 def test_the_widest_type_counts_plain_tensors() -> None:
-    module = layer("published", hard_numbers(2), 2, torch.float32).half()
+    module = layer("recognised", hard_numbers(2), 2, torch.float32).half()
     assert module.gamma.dtype is torch.float16
     assert widest_dtype(module) is torch.float32  # .half() left the statistics alone
+
+
+def test_a_layer_without_tensors_takes_the_default_type() -> None:
+    assert widest_dtype(torch.nn.ReLU()) is torch.float32
+    assert device_of(torch.nn.ReLU()) == torch.device("cpu")
+    assert device_of(torch.nn.BatchNorm1d(2, device="meta")) == torch.device("meta")

@@ -15,9 +15,8 @@ from torch import nn
 
 from bn_deploy.batchnorm import native
 from bn_deploy.batchnorm.convert import native_of
-from bn_deploy.batchnorm.flavours import NATIVE, Found, find
-from bn_deploy.batchnorm.foreign import copied
-from bn_deploy.errors import CheckFailed, ModelError
+from bn_deploy.batchnorm.foreign import copied, twin
+from bn_deploy.errors import ModelError
 from bn_deploy.folding.modules.bind import Bindings
 from bn_deploy.folding.modules.course import Course, Inputs
 from bn_deploy.folding.modules.courses import arguments, explore
@@ -27,10 +26,11 @@ from bn_deploy.folding.modules.operators import whole
 from bn_deploy.folding.modules.proof import Unproved, prove
 from bn_deploy.folding.modules.ranks import guarded, takes_other_rank
 from bn_deploy.folding.modules.rewrite import callers, rewritten
-from bn_deploy.folding.modules.settle import Settled, settle, twin
-from bn_deploy.folding.modules.surgery import Edits, Shift
+from bn_deploy.folding.modules.settle import Settled, settle
+from bn_deploy.folding.modules.sites import Sites
+from bn_deploy.folding.modules.surgery import Edits
 from bn_deploy.folding.modules.surgery import replace as put
-from bn_deploy.folding.outcome import FoldReport, FoldResult, Kept, Refusal, Site
+from bn_deploy.folding.outcome import FoldReport, FoldResult, Refusal
 
 
 def fold(module: nn.Module, example_inputs: Any = None) -> FoldResult:
@@ -53,77 +53,16 @@ def fold(module: nn.Module, example_inputs: Any = None) -> FoldResult:
         ModelError: the network cannot be copied, or fails on the example inputs.
         CheckFailed: a batch norm ended without an outcome, which would be a fault of this function.
     """
-    network = copied(module)
-    sites = _Sites(network)
+    network = twin(module)
+    sites = Sites(network)
     try:
         _check_mode(network)
         given = [arguments(example_inputs)] if example_inputs is not None else examples_for(twin(network))
         result, report = _folded(network, sites, given)
     except Refusal as refusal:
-        result, report = network, sites.all_kept(str(refusal))
-    left = {found.path for found in find(result) if not isinstance(found.module, Shift)}
-    if left := left - {entry.site.batchnorm for entry in report.kept}:
-        raise CheckFailed(f"batch norms without an outcome: {sorted(left)} against {report}")
+        result, report = copied(network), sites.all_kept(str(refusal))
+    sites.check(result, report)
     return FoldResult(result, report)
-
-
-class _Sites:
-    """The batch norms of a network: what they are called, and why some stay in any case.
-
-    Attributes:
-        flavours: the flavour of each, by path.
-        kept: the reason for those that are not even tried.
-        swapped: those of another flavour than torch's.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.flavours: dict[str, str] = {}
-        self.kept: dict[str, str] = {}
-        self.swapped: dict[str, Found] = {}
-        for found in find(network):
-            if isinstance(found.module, Shift):
-                continue  # what an earlier fold has left
-            self.flavours[found.path] = found.flavour.name
-            if (reason := _unusable(found)) is not None:
-                self.kept[found.path] = reason
-            elif found.flavour is not NATIVE:
-                self.swapped[found.path] = found
-        for path, layer in network.named_modules():
-            if native.is_relative(layer):
-                self.flavours.setdefault(path, f"torch, in a {type(layer).__name__}")
-                if layer.training:
-                    self.kept[path] = _TRAINING
-
-    def all_kept(self, reason: str) -> FoldReport:
-        """The report when nothing can be folded."""
-        return FoldReport((), tuple(Kept(Site(path), self.kept.get(path, reason)) for path in self.flavours))
-
-    def report(self, settled: Settled) -> FoldReport:
-        """The outcome of each."""
-        folded = tuple(
-            replace(done, site=Site(path, done.site.producer), flavour=self.flavours.get(path, "torch"))
-            for path, done in settled.folded.items()
-        )
-        never = dict.fromkeys(self.flavours, "it is never called in the forward that was observed")
-        reasons = {**never, **settled.reasons, **self.kept}
-        kept = tuple(Kept(Site(path), why) for path, why in reasons.items() if path not in settled.folded)
-        return FoldReport(folded, kept)
-
-
-_TRAINING = "it is in training mode, where its output depends on the batch; call .eval() first"
-
-
-def _unusable(found: Found) -> str | None:
-    """Why a batch norm is no affine map, if it is none."""
-    if found.module.training:
-        return _TRAINING
-    try:
-        found.params().affine()
-        if found.flavour is not NATIVE:
-            native_of(found)
-    except (ValueError, ModelError) as error:
-        return str(error)
-    return None
 
 
 def _check_mode(network: nn.Module) -> None:
@@ -137,11 +76,13 @@ def _check_mode(network: nn.Module) -> None:
             )
 
 
-def _folded(network: nn.Module, sites: _Sites, examples: list[Inputs]) -> tuple[nn.Module, FoldReport]:
+def _folded(network: nn.Module, sites: Sites, examples: list[Inputs]) -> tuple[nn.Module, FoldReport]:
     """The folded network and the outcome of every batch norm; a Refusal is the outcome of all."""
-    work = twin(network)
-    for path, found in sites.swapped.items():
-        put(work, work.get_submodule(path), native_of(found))
+    work = network
+    if sites.swapped:
+        work = twin(network)
+        for path, found in sites.swapped.items():
+            work = put(work, work.get_submodule(path), native_of(found))
     try:
         courses = explore(twin(work), examples, whole)
     except Unrun as error:
@@ -156,8 +97,8 @@ def _folded(network: nn.Module, sites: _Sites, examples: list[Inputs]) -> tuple[
             put(result, result.get_submodule(path), guarded(result.get_submodule(path)))
     for path, found in sites.swapped.items():
         if path not in settled.folded:
-            put(result, result.get_submodule(path), found.module)
-    return copied(result), sites.report(settled)
+            result = put(result, result.get_submodule(path), found.module)
+    return result, sites.report(settled)
 
 
 def _with_own_modules(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from bn_deploy.batchnorm.foreign import copied, twin
 from bn_deploy.folding.graph.driver import fold_nodes
 from bn_deploy.folding.modules.bind import Bindings, bind
 from bn_deploy.folding.modules.course import Course
@@ -26,7 +26,7 @@ class Settled:
     """A folded network.
 
     Attributes:
-        network: it shares what was not changed with the network that was given.
+        network: it shares nothing with the network that was given.
         folded: the batch norms that are gone, by path, as the graph driver reports them.
         reasons: why the others stay, by path or by what a function is called.
         functions: the paths of the modules that call batch norm as a function.
@@ -38,12 +38,6 @@ class Settled:
     reasons: Mapping[str, str]
     functions: frozenset[str]
     shared: frozenset[str]
-
-
-def twin(network: nn.Module) -> nn.Module:
-    """A copy that holds the same parameters and buffers: to be run, or to be given others."""
-    shared = {id(t): t for m in network.modules() for t in (*m._parameters.values(), *m._buffers.values())}
-    return copy.deepcopy(network, {key: t for key, t in shared.items() if t is not None})
 
 
 def settle(network: nn.Module, courses: list[Course], kept: Mapping[str, str]) -> Settled:
@@ -69,15 +63,16 @@ def settle(network: nn.Module, courses: list[Course], kept: Mapping[str, str]) -
             edits = edits_of(translation, bindings, outcome.changed)
             edited = twin(network)
             apply(edited, edits)
+            result = copied(edited)  # before it is run, which may leave things behind
             if edits.gone or edits.changed:
-                prove(twin(edited), courses, bindings, edits, whole)
+                prove(edited, courses, bindings, edits, whole)
         except Disagreement as disagreement:
             frozen |= disagreement.frozen
             continue
         except Unproved as unproved:
             frozen |= _suspects(unproved, frozen, bindings)
             continue
-        return _settled(edited, outcome.report, (translation, bindings), edits, frozen)
+        return _settled(result, outcome.report, (translation, bindings), edits, frozen)
     raise Refusal("its modules are used in too many ways at once")
 
 
