@@ -30,15 +30,21 @@ class Folded:
         rule: what removed it.
         flavour: whose batch norm it was.
         largest_scale: the largest |scale| that went into the weights.
+        note: what was done besides, such as an own copy of a weight that several layers shared.
+        warning: what the type of the weights does to the new numbers, if a person should know.
     """
 
     site: Site
     rule: str
     flavour: str
     largest_scale: float
+    note: str | None = None
+    warning: str | None = None
 
     def __str__(self) -> str:
-        return f"folded  {self.site}  by {self.rule}, {self.flavour}, largest scale {self.largest_scale:.3g}"
+        text = f"folded  {self.site}  by {self.rule}, {self.flavour}, largest scale {self.largest_scale:.3g}"
+        note = "" if self.note is None else f", {self.note}"
+        return text + note + ("" if self.warning is None else f"; warning: {self.warning}")
 
 
 @dataclass(frozen=True)

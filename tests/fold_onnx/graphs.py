@@ -146,10 +146,10 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feeds)]
 
 
-def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
+def folded(model: onnx.ModelProto, **options: bool) -> tuple[onnx.ModelProto, FoldReport]:
     """A folded copy that is valid ONNX, and what became of each batch norm."""
     graph = ir.from_proto(model)
-    report = fold_model(graph)
+    report = fold_model(graph, **options)
     after = ir.to_proto(graph)
     onnx.checker.check_model(after, full_check=True)
     return after, report
@@ -170,24 +170,26 @@ def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, feeds: dict[str
         )
 
 
-def assert_faithful(net: Net, *outputs: str, ir_version: int = 10) -> tuple[onnx.ModelProto, FoldReport]:
+def assert_faithful(
+    net: Net, *outputs: str, ir_version: int = 10, **options: bool
+) -> tuple[onnx.ModelProto, FoldReport]:
     """Folds; the result is valid, computes the same, keeps its boundary, and has nothing left to fold."""
     before = net.model(*outputs, ir_version=ir_version)
     onnx.checker.check_model(before, full_check=True)
-    after, report = folded(before)
+    after, report = folded(before, **options)
     for seed in (1, 2):
         assert_same(before, after, net.feeds(seed))
     assert [v.name for v in after.graph.output] == list(outputs)
     assert [v.name for v in after.graph.input if v.name in net.shapes] == list(net.shapes)
-    again, second = folded(after)
+    again, second = folded(after, **options)
     assert again == after, "a second fold changes something"
     assert not second.folded
     return after, report
 
 
-def assert_folds(net: Net, *outputs: str, left: dict[str, int] | None = None) -> FoldReport:
+def assert_folds(net: Net, *outputs: str, left: dict[str, int] | None = None, **options: bool) -> FoldReport:
     """Every batch norm of `net` folds; `left` are the operators that must remain."""
-    after, report = assert_faithful(net, *outputs)
+    after, report = assert_faithful(net, *outputs, **options)
     assert not report.kept, report
     assert report.folded
     if left is not None:
@@ -195,9 +197,9 @@ def assert_folds(net: Net, *outputs: str, left: dict[str, int] | None = None) ->
     return report
 
 
-def assert_keeps(net: Net, *outputs: str, because: str) -> FoldReport:
+def assert_keeps(net: Net, *outputs: str, because: str, **options: bool) -> FoldReport:
     """Every batch norm of `net` stays, for a reason that contains `because`."""
-    _, report = assert_faithful(net, *outputs)
+    _, report = assert_faithful(net, *outputs, **options)
     assert not report.folded, report
     assert report.kept
     assert all(because in entry.reason for entry in report.kept), report

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.fold_onnx.graphs import Net
+from tests.fold_onnx.graphs import BATCH, Net
 
 Value = tuple[str, tuple[int, ...]]
 """A name, and the sizes after the batch."""
@@ -22,6 +22,7 @@ class Grower:
         self.net = Net(("N", channels, size, size), seed=seed)
         self.values: list[Value] = [("x", (channels, size, size))]
         self.used: set[str] = set()
+        self.weights: list[str] = []
 
     def one(self, *options: Any) -> Any:
         return self.pick(options)
@@ -40,7 +41,8 @@ class Grower:
         makers = (
             *(self.batchnorm, self.batchnorm, self.batchnorm, self.written_out, self.conv, self.conv),
             *(self.pool, self.join, self.part, self.reshape, self.scalar, self.rectify, self.linear),
-            *(self.blocks, self.reduce, self.pad, self.resize, self.split),
+            *(self.blocks, self.reduce, self.pad, self.resize, self.split, self.transposed, self.tied),
+            *(self.tile, self.sample, self.gather, self.heads),
         )
         self.pick(makers)()
 
@@ -92,15 +94,18 @@ class Grower:
         one, other = self.value(), self.value()
         if one is None or other is None or len(one[1]) != len(other[1]):
             return
-        kind = self.one("Add", "Sub", "Concat", "Mul")
+        kind = self.one("Add", "Sub", "Concat", "Mul", "Max", "Min", "Mean", "Where")
         if kind == "Concat" and one[1][1:] == other[1][1:]:
             new = self.net.op("Concat", one[0], other[0], axis=1)
             self.add(new, (one[1][0] + other[1][0], *one[1][1:]), one[0], other[0])
-        elif kind != "Concat" and one[1] == other[1]:
+        elif kind == "Where" and one[1] == other[1]:
+            positive = self.net.op("Greater", one[0], self.net.const(0.0))
+            self.add(self.net.op("Where", positive, one[0], other[0]), one[1], one[0], other[0])
+        elif kind not in ("Concat", "Where") and one[1] == other[1]:
             self.add(self.net.op(str(kind), one[0], other[0]), one[1], one[0], other[0])
 
     def part(self) -> None:
-        if found := self.value():
+        if (found := self.value()) and found[1][0] < 99:
             name, dims = found
             index = [
                 self.net.const(np.array(numbers))
@@ -159,7 +164,9 @@ class Grower:
 
     def rectify(self) -> None:
         if found := self.value():
-            self.add(self.net.op(str(self.one("Relu", "LeakyRelu", "Tanh")), found[0]), found[1], found[0])
+            kind = str(self.one("Relu", "LeakyRelu", "Tanh", "Abs", "Clip", "Max"))
+            more = [self.net.const(0.5)] if kind == "Max" else [self.net.const(0.0)] if kind == "Clip" else []
+            self.add(self.net.op(kind, found[0], *more), found[1], found[0])
 
     def linear(self) -> None:
         if (found := self.value()) and len(found[1]) != 2:
@@ -188,7 +195,7 @@ class Grower:
     def reduce(self) -> None:
         if found := self.value(3):
             name, dims = found
-            kind = str(self.one("ReduceMean", "ReduceMax", "ReduceMin", "GlobalAveragePool"))
+            kind = str(self.one("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2", "GlobalAveragePool"))
             if kind == "GlobalAveragePool":
                 self.add(self.net.op(kind, name), (dims[0], 1, 1), name)
             else:
@@ -200,7 +207,9 @@ class Grower:
         if found := self.value(3):
             name, (channels, high, wide) = found
             mode = str(self.one("constant", "reflect", "edge"))
-            pads = self.net.const(np.array([0, 0, 1, 0, 0, 0, 0, 1]))
+            more = int(self.one(0, 1)) if mode == "constant" else 0
+            pads = self.net.const(np.array([0, more, 1, 0, 0, more, 0, 1]))
+            channels += 2 * more
             if min(high, wide) > 1:
                 self.add(self.net.op("Pad", name, pads, mode=mode), (channels, high + 1, wide + 1), name)
 
@@ -208,11 +217,66 @@ class Grower:
         if (found := self.value(3)) and max(found[1]) < 9:
             name, (channels, high, wide) = found
             scales = self.net.const(np.array([1, 1, 2, 2], np.float32), np.float32)
-            mode = str(self.one("nearest", "linear"))
-            new = self.net.op(
-                "Resize", name, "", scales, mode=mode, coordinate_transformation_mode="asymmetric"
-            )
+            mode = str(self.one("nearest", "linear", "cubic"))
+            place = str(self.one("asymmetric", "half_pixel"))
+            new = self.net.op("Resize", name, "", scales, mode=mode, coordinate_transformation_mode=place)
             self.add(new, (channels, high * 2, wide * 2), name)
+
+    def transposed(self) -> None:
+        if (found := self.value(3)) and max(found[1]) < 9:
+            name, (channels, high, wide) = found
+            kernel = int(self.one(1, 2))
+            new = self.net.op("ConvTranspose", name, self.net.normal(channels, 2, kernel, kernel))
+            self.add(new, (2, high + kernel - 1, wide + kernel - 1), name)
+
+    def tied(self) -> None:
+        """A weight that other convolutions may have as well."""
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            shape = (3, channels, 1, 1)
+            fit = [weight for weight in self.weights if self.net.constants[weight].shape == shape]
+            if not fit:
+                fit = [self.net.normal(*shape)]
+                self.weights += fit
+            self.add(self.net.op("Conv", name, self.one(*fit)), (3, high, wide), name)
+
+    def tile(self) -> None:
+        if (found := self.value()) and found[1][0] < 5:
+            name, dims = found
+            axis = int(self.one(*range(len(dims))))
+            repeats = [1] * (len(dims) + 1)
+            repeats[axis + 1] = 2
+            new = self.net.op("Tile", name, self.net.const(np.array(repeats)))
+            self.add(new, tuple(n * r for n, r in zip(dims, repeats[1:], strict=True)), name)
+
+    def sample(self) -> None:
+        """At positions that are exact in single precision, in which ONNX's reference counts."""
+        if found := self.value(3):
+            name, (channels, *_) = found
+            grid = self.net.const(self.net.random.integers(-12, 12, (BATCH, 2, 3, 2)) / 8)
+            mode = str(self.one("border", "zeros"))
+            self.add(self.net.op("GridSample", name, grid, padding_mode=mode), (channels, 2, 3), name)
+
+    def gather(self) -> None:
+        """Positions that depend on the input."""
+        if found := self.value(3):
+            name, dims = found
+            positions = self.net.op("ArgMax", self.net.op("Reshape", "x", self.net.const(np.array([-1]))))
+            positions = self.net.op("Mul", positions, self.net.const(np.array([0])))
+            axis = int(self.one(2, 3))
+            new = self.net.op("Gather", name, positions, axis=axis)
+            self.add(new, tuple(1 if i == axis else n for i, n in enumerate(dims, 1)), name)
+
+    def heads(self) -> None:
+        """A matrix for each channel."""
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            if self.one(True, False):
+                new = self.net.op("MatMul", name, self.net.normal(channels, wide, 2))
+                self.add(new, (channels, high, 2), name)
+            else:
+                new = self.net.op("MatMul", self.net.normal(1, channels, 2, high), name)
+                self.add(new, (channels, 2, wide), name)
 
     def outputs(self) -> list[str]:
         """Everything that nothing reads."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from tests.fold_onnx.graphs import BATCH, Net, assert_folds
+from tests.fold_onnx.graphs import BATCH, Array, Net, assert_folds, folded
 
 IMAGE = ("N", 4, 6, 6)
 
@@ -94,12 +96,39 @@ def resized(net: Net, y: str, **attributes: object) -> str:
     return str(net.op("Resize", y, "", net.const([1, 1, 2, 1.5], np.float32), **attributes))
 
 
+@pytest.mark.parametrize("rank", [2, 3, 4])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_batch_of_matrices(rank: int, first: bool) -> None:
+    """A weight of its own for each head; the map may differ from head to head."""
+    net = Net(("N", 3, 4, 5))
+    sizes = {2: (), 3: (3,), 4: (1, 3)}[rank]
+    weight = net.normal(*sizes, 6, 4) if first else net.normal(*sizes, 5, 6)
+    y = net.op("MatMul", *([weight, "x"] if first else ["x", weight]))
+    shape = (3 if rank > 2 else 1, *((6, 1) if first else (1, 6)))
+    y = net.op("Add", net.op("Mul", y, net.normal(*shape)), net.normal(*shape))
+    assert_folds(net, y, left={"MatMul": 1, "Add": 1})
+
+
 def sliced(net: Net, y: str, *numbers: list[int]) -> str:
     return str(net.op("Slice", y, *[net.const(np.array(n)) for n in numbers]))
 
 
 def index(net: Net, *numbers: int) -> str:
     return net.const(np.array(numbers))
+
+
+def grid(net: Net) -> str:
+    """Where to read: inside, and beyond the border."""
+    return net.const(net.random.integers(-12, 12, (BATCH, 3, 5, 2)) / 8)  # exact in single precision
+
+
+def doubled(net: Net, y: str, **attributes: object) -> str:
+    """Cubic, between positions that are exact in single precision, in which ONNX's reference counts."""
+    return str(net.op("Resize", y, "", net.const([1, 1, 2, 2], np.float32), mode="cubic", **attributes))
+
+
+def mask(net: Net) -> str:
+    return str(net.op("Greater", net.conv("x", 4, 8), net.const(0.0)))
 
 
 BETWEEN: dict[str, tuple[int, Callable[[Net, str], str]]] = {
@@ -144,6 +173,38 @@ BETWEEN: dict[str, tuple[int, Callable[[Net, str], str]]] = {
     "subtract": (8, lambda n, y: n.op("Sub", n.conv("x", 4, 8), y)),
     "sum": (8, lambda n, y: n.op("Sum", y, n.conv("x", 4, 8), n.conv("x", 4, 8, bias=False))),
     "add a smaller one": (8, lambda n, y: n.op("Add", y, n.op("GlobalAveragePool", n.conv("x", 4, 8)))),
+    "cubic": (8, doubled),
+    "cubic, what is inside": (8, lambda n, y: doubled(n, y, exclude_outside=1)),
+    "antialias": (8, lambda n, y: resized(n, y, mode="linear", antialias=1)),
+    "average pool, rounded up": (
+        8,
+        lambda n, y: n.op(
+            "AveragePool", y, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1
+        ),
+    ),
+    "grid, from the edge": (8, lambda n, y: n.op("GridSample", y, grid(n), padding_mode="border")),
+    "grid, reflected": (
+        8,
+        lambda n, y: n.op("GridSample", y, grid(n), padding_mode="reflection", mode="nearest"),
+    ),
+    "tile": (16, lambda n, y: n.op("Tile", n.conv(y, 8, 16), index(n, 1, 1, 2, 3))),
+    "add up": (8, lambda n, y: n.op("ReduceSum", y, index(n, 2, 3))),
+    "add up, squeezed": (8, lambda n, y: n.op("ReduceSum", y, index(n, 3), keepdims=0)),
+    "mean of branches": (8, lambda n, y: n.op("Mean", y, n.conv("x", 4, 8), n.conv("x", 4, 8))),
+    "where": (8, lambda n, y: n.op("Where", mask(n), y, n.conv("x", 4, 8))),
+    "where, or a constant": (8, lambda n, y: n.op("Where", mask(n), n.const(2.0), y)),
+    "where they are, unknown": (
+        8,
+        lambda n, y: n.op("Gather", y, n.op("Cast", n.op("GlobalMaxPool", "x"), to=7), axis=3),
+    ),
+    "pairs of positions": (8, lambda n, y: n.op("Gather", y, index(n, 1, 0, 3, 3, 4, 5), axis=2)),
+    "a table": (
+        8,
+        lambda n, y: n.op(
+            "Transpose", n.op("Gather", n.normal(9, 8), n.op("Cast", "x1", to=7)), perm=[0, 2, 1]
+        ),
+    ),
+    "its size is read": (8, lambda n, y: n.op("Reshape", y, n.op("Shape", y))),
     "two parts that meet": (4, lambda n, y: n.op("Add", *n.op("Split", y, axis=1, num_outputs=2, outputs=2))),
 }
 
@@ -151,7 +212,8 @@ BETWEEN: dict[str, tuple[int, Callable[[Net, str], str]]] = {
 @pytest.mark.parametrize("case", BETWEEN)
 def test_a_map_passes(case: str) -> None:
     channels, between = BETWEEN[case]
-    net = Net((BATCH, 4, 6, 6) if "constant" in case or case == "expand" else IMAGE)
+    fixed = "constant" in case or case in ("expand", "grid, from the edge", "grid, reflected")
+    net = Net((BATCH, 4, 6, 6) if fixed else IMAGE, *([(3, 5)] if case == "a table" else []))
     y = between(net, net.conv("x", 4, 8, 3, pads=[1] * 4))
     assert_folds(net, net.op("Tanh", net.bn(y, channels)))
 
@@ -164,10 +226,45 @@ def test_extreme_values_let_positive_scales_pass(op_type: str) -> None:
     assert_folds(net, net.bn(net.op(op_type, net.conv("x", 4, 8), *axes, **more), 8, positive=True))
 
 
-@pytest.mark.parametrize("op_type", ["Relu", "LeakyRelu", "PRelu"])
-def test_rectifiers_let_positive_scales_pass(op_type: str) -> None:
+@pytest.mark.parametrize("op_type", ["Max", "Min"])
+@pytest.mark.parametrize("constant", [True, False])
+def test_the_larger_of_two_branches(op_type: str, constant: bool) -> None:
     net = Net(IMAGE)
-    slope = [net.normal(8, 1, 1)] if op_type == "PRelu" else []
+    other = net.const(0.5) if constant else net.conv("x", 4, 8)
+    y = net.op(op_type, net.conv("x", 4, 8), other)
+    assert_folds(net, net.op("Tanh", net.bn(y, 8, positive=True)))
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes"),
+    [
+        (6, {"kernel_shape": [2, 2], "dilations": [3, 3], "pads": [1] * 4}),
+        (6, {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1] * 4}),
+        (7, {"kernel_shape": [3, 3], "strides": [3, 3], "auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_windows_that_all_see_the_input(size: int, attributes: dict[str, object]) -> None:
+    net = Net(("N", 4, size, size), dtype=np.float32)
+    y = net.bn(net.op("MaxPool", net.conv("x", 4, 8), **attributes), 8, positive=True)
+    before = net.model(y)
+    after, report = folded(before)
+    assert report.folded
+    one, other = (by_runtime(model, net.feeds()) for model in (before, after))
+    assert np.abs(one - other).max() <= 64 * np.finfo(np.float32).eps * np.abs(one).max()
+
+
+def by_runtime(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
+    """The only output, by ONNX Runtime: ONNX's reference cannot do all kinds of pooling."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+@pytest.mark.parametrize("op_type", ["Relu", "LeakyRelu", "PRelu", "Abs", "Clip", "ReduceL1", "ReduceL2"])
+def test_rectifiers_and_norms_let_positive_scales_pass(op_type: str) -> None:
+    net = Net(IMAGE)
+    more = {"PRelu": lambda: [net.normal(8, 1, 1)], "Clip": lambda: [net.const(0.0), net.const(np.inf)]}
+    more |= dict.fromkeys(("ReduceL1", "ReduceL2"), lambda: [index(net, 2, 3)])
+    slope = more.get(op_type, list)()
     assert_folds(net, net.scale(net.op(op_type, net.conv("x", 4, 8), *slope), 8))
 
 
@@ -219,6 +316,38 @@ def test_weights_that_two_layers_share_stay_apart() -> None:
     weight = net.normal(4, 4, 1, 1)
     y = net.op("Tanh", net.bn(net.op("Conv", "x", weight), 4))
     assert_folds(net, net.op("Conv", net.op("Tanh", net.bn(net.op("Conv", y, weight), 4)), weight))
+
+
+@pytest.mark.parametrize("pads", [(0, 0, -1, 0, 0, 0, 0, -1), (0, -1, 0, 1, 0, 2, 0, 0)])
+def test_padding_that_takes_away(pads: tuple[int, ...]) -> None:
+    """By ONNX Runtime, since ONNX's reference cannot."""
+    net = Net(IMAGE, dtype=np.float32)
+    y = net.op("Pad", net.conv("x", 4, 8), index(net, *pads))
+    channels = 8 + pads[1] + pads[5]
+    before = net.model(net.scale(y, channels) if max(pads) > 0 else net.bn(y, channels))
+    after, report = folded(before)
+    assert report.folded
+    one, other = (by_runtime(model, net.feeds()) for model in (before, after))
+    assert np.abs(one - other).max() <= 64 * np.finfo(np.float32).eps * np.abs(one).max()
+
+
+def padded_channels(net: Net, y: str) -> str:
+    """A shortcut as of the first residual networks: the channels that it lacks are zeros."""
+    short = net.op("Pad", net.conv("x", 4, 4), index(net, 0, 1, 0, 0, 0, 3, 0, 0))
+    return str(net.op("Add", short, y))
+
+
+def test_channels_that_are_padded_with_zeros() -> None:
+    net = Net(IMAGE)
+    assert_folds(net, net.op("Tanh", net.bn(padded_channels(net, net.conv("x", 4, 8)), 8)))
+
+
+def test_channels_that_are_padded_with_what_the_map_keeps() -> None:
+    net = Net(IMAGE)
+    y = net.op("Pad", net.conv("x", 4, 4), index(net, 0, 2, 1, 0, 0, 1, 0, 1), net.const(3.0))
+    scale, mean = net.normal(7, 1, 1), net.const(np.full((7, 1, 1), 3.0))
+    y = net.op("Add", net.op("Mul", net.op("Sub", y, mean), scale), mean)
+    assert_folds(net, net.op("Tanh", y))
 
 
 def test_a_batch_norm_that_nothing_reads_goes() -> None:

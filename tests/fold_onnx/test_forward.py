@@ -59,6 +59,24 @@ READERS: dict[str, Callable[[Net, str], str]] = {
     "through a difference": lambda n, y: n.conv(
         n.op("Sub", y, n.op("AveragePool", y, kernel_shape=[1, 1])), 4, 3
     ),
+    "batch of matrices": lambda n, y: n.op("MatMul", y, n.normal(4, 6, 2)),
+    "batch of matrices, first": lambda n, y: n.op("MatMul", n.normal(4, 2, 6), y),
+    "transposed pointwise conv": lambda n, y: n.op("ConvTranspose", y, n.normal(4, 2, 1, 1), n.normal(2)),
+    "through a sum of elements": lambda n, y: n.conv(n.op("ReduceSum", y, index(n, 2, 3)), 4, 3),
+    "through a tile": lambda n, y: n.conv(n.op("Tile", y, index(n, 1, 2, 1, 1)), 8, 3),
+    "through added channels": lambda n, y: n.conv(
+        n.op("Pad", y, index(n, 0, 1, 0, 0, 0, 1, 0, 0), n.const(2.0)), 6, 3
+    ),
+    "through a mean of branches": lambda n, y: n.conv(
+        n.op("Mean", y, n.op("AveragePool", y, kernel_shape=[1, 1])), 4, 3
+    ),
+    "through a choice": lambda n, y: n.conv(
+        n.op("Where", n.op("Greater", "x", n.const(0.0)), y, n.op("Identity", y)), 4, 3
+    ),
+    "through unknown positions": lambda n, y: n.conv(
+        n.op("Gather", y, n.op("Cast", n.op("GlobalMaxPool", "x"), to=7), axis=3), 4, 3, 1, rank=7
+    ),
+    "its size is read": lambda n, y: n.conv(n.op("Reshape", y, n.op("Shape", y)), 4, 3),
     "several readers": lambda n, y: n.op("Concat", n.conv(y, 4, 3, 2), n.conv(y, 4, 2, 2), axis=1),
 }
 

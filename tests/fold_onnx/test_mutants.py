@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import pytest
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.batchnorm.params import BatchNormParams
 from bn_deploy.folding import absorb
-from bn_deploy.folding.graph import computing, linear, links
+from bn_deploy.folding.graph import computing, dense, linear, links, moving, pooling, sampling, weights
 from bn_deploy.folding.graph.backward import _Walk
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.ways import WAYS
-from tests.fold_onnx.graphs import Net, assert_faithful
+from tests.fold_onnx.graphs import BATCH, Net, assert_faithful
 
 IMAGE = ("N", 4, 6, 6)
 
@@ -62,6 +63,32 @@ def positive(net: Net) -> str:
 
 def padded(net: Net) -> str:
     return net.conv(net.bn("x", 4), 4, 4, 3, pads=[1] * 4)
+
+
+def added_up(net: Net) -> str:
+    return net.bn(net.op("ReduceSum", net.conv("x", 4, 4), net.const(np.array([2, 3]))), 4)
+
+
+def heads(net: Net) -> str:
+    y = net.op("MatMul", "x", net.normal(4, 6, 2))
+    return str(net.op("Add", net.op("Mul", y, net.normal(4, 1, 2)), net.normal(4, 1, 2)))
+
+
+def heads_before(net: Net) -> str:
+    return str(net.op("MatMul", net.bn("x", 4), net.normal(4, 6, 2)))
+
+
+def zeros_padded(net: Net) -> str:
+    return net.bn(net.op("Pad", net.conv("x", 4, 4), net.const(np.array([0, 1, 0, 0, 0, 0, 0, 0]))), 5)
+
+
+def sampled(net: Net) -> str:
+    grid = net.const(net.random.integers(-12, 12, (BATCH, 2, 3, 2)) / 8)
+    return net.bn(net.op("GridSample", net.conv("x", 4, 4), grid), 4)
+
+
+def rectified(net: Net) -> str:
+    return net.bn(net.op("Relu", net.conv("x", 4, 4)), 4, positive=True)
 
 
 def shared(net: Net) -> str:
@@ -117,15 +144,22 @@ MUTANTS: list[tuple[object, str, Any, Callable[[Net], str]]] = [
     (linear, "absorb_after", bias_not_scaled, after),
     (linear, "absorb_after", one_percent, after),
     (linear, "absorb_after", one_percent, transposed),
-    (linear, "absorb_after", shift_lost, matmul),
+    (dense, "absorb_after", shift_lost, matmul),
     (linear, "absorb_after", axes_swapped, after),
-    (linear, "absorb_before", seen_lost, before),
+    (weights, "absorb_before", seen_lost, before),
     (linear, "_padded", lambda node, shape: False, padded),
     (Field, "then", reversed_order, row),
     (Field, "take", lambda self, axis, index: self, joined),
     (Field, "on_axes", lambda self, axes: self, reshaped),
     (BatchNormParams, "affine", no_epsilon, row),
-    (computing, "_unsigned", nothing, positive),
+    (pooling, "unsigned", nothing, positive),
+    (pooling, "math", SimpleNamespace(prod=lambda sizes: 1), added_up),
+    (dense, "absorb_after", shift_lost, heads),
+    (dense, "absorb_after", one_percent, heads),
+    (dense, "absorb_before", seen_lost, heads_before),
+    (moving, "_require_fixed", nothing, zeros_padded),
+    (sampling, "only_scale", nothing, sampled),
+    (computing, "only_scale", nothing, rectified),
 ]
 
 
@@ -143,7 +177,7 @@ def _judged(net: Net, output: str) -> str | None:
 def test_a_broken_law_is_caught(
     monkeypatch: pytest.MonkeyPatch, home: object, name: str, mutant: Any, build: Callable[[Net], str]
 ) -> None:
-    net = Net(IMAGE)
+    net = Net((BATCH, *IMAGE[1:]) if build is sampled else IMAGE)
     output = build(net)
     right = _judged(net, output)
     assert right

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.fold_onnx.graphs import Net, assert_keeps
+from bn_deploy.folding.graph import network
+from bn_deploy.folding.graph.network import FAR
+from tests.fold_onnx.graphs import BATCH, Net, assert_folds, assert_keeps, folded
 
 IMAGE = ("N", 4, 6, 6)
 Build = Callable[[Net], "str | tuple[str, ...]"]
@@ -24,6 +26,11 @@ def conv(net: Net) -> str:
 
 def index(net: Net, *numbers: int) -> str:
     return net.const(np.array(numbers))
+
+
+def resized(net: Net, **attributes: object) -> str:
+    roi = net.const(np.r_[np.zeros(4), np.ones(4)], np.float32)
+    return str(net.op("Resize", conv(net), roi, net.const([1, 1, 2, 2], np.float32), **attributes))
 
 
 REFUSED: dict[str, tuple[Build, str]] = {
@@ -88,11 +95,41 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda n: tanh(n, n.bn(n.op("Pad", conv(n), index(n, 0, 1, 0, 0, 0, 1, 0, 0), mode="edge"), 10)),
         "mixes elements",
     ),
-    "cubic": (
-        lambda n: tanh(
-            n, n.bn(n.op("Resize", conv(n), "", n.const([1, 1, 2, 2], np.float32), mode="cubic"), 8)
-        ),
-        "resizes in mode cubic",
+    "resized from outside": (
+        lambda n: tanh(n, n.bn(resized(n, coordinate_transformation_mode="tf_crop_and_resize"), 8)),
+        "resizes in mode nearest, tf_crop_and_resize",
+    ),
+    "sampled from outside": (
+        lambda n: tanh(n, n.bn(n.op("GridSample", conv(n), n.normal(BATCH, 3, 3, 2)), 8)),
+        "a shift does not pass n_gridsample1",
+    ),
+    "sum of how many": (
+        lambda n: tanh(n, n.bn(n.op("ReduceSum", conv(n), index(n, 0)), 8)),
+        "how many elements n_reducesum1 adds up is not known",
+    ),
+    "branches compared": (
+        lambda n: tanh(n, n.bn(n.op("Max", conv(n), conv(n)), 8)),
+        "a negative scale does not pass n_max2",
+    ),
+    "branches compared after": (
+        lambda n: n.conv(n.op("Max", n.bn("x", 4, positive=True), n.op("Tanh", "x")), 4, 3),
+        "the operands of n_max2 get different maps",
+    ),
+    "clipped at one": (
+        lambda n: tanh(n, n.scale(n.op("Clip", conv(n), n.const(0.0), n.const(1.0)), 8)),
+        "clips at other than zero",
+    ),
+    "tiled": (
+        lambda n: tanh(n, n.bn(n.op("Tile", conv(n), index(n, 1, 2, 1, 1)), 16)),
+        "the same channel is used twice with different maps",
+    ),
+    "padded channels": (
+        lambda n: tanh(n, n.bn(n.op("Pad", conv(n), index(n, 0, 1, 0, 0, 0, 0, 0, 0)), 9)),
+        "pads with a constant",
+    ),
+    "matrices mix heads": (
+        lambda n: tanh(n, n.op("Mul", n.op("MatMul", conv(n), n.normal(8, 6, 6)), n.normal(1, 8, 6, 1))),
+        "not along axis 3 of a batch",
     ),
     "channels resized": (
         lambda n: tanh(n, n.bn(n.op("Resize", conv(n), "", n.const([1, 2, 1, 1], np.float32)), 16)),
@@ -173,6 +210,39 @@ REFUSED: dict[str, tuple[Build, str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_kept_with_the_reason(case: str) -> None:
     build, reason = REFUSED[case]
-    net = Net(IMAGE if case != "weights vary" else (2, 4, 6, 6))
+    net = Net((BATCH, 4, 6, 6) if case in ("weights vary", "sampled from outside") else IMAGE)
     outputs = build(net)
     assert_keeps(net, *([outputs] if isinstance(outputs, str) else outputs), because=reason)
+
+
+def test_an_interpolation_half_a_position_off_mixes_even_channels_that_it_keeps() -> None:
+    net = Net(IMAGE)
+    y = net.bn(resized(net, coordinate_transformation_mode="tf_half_pixel_for_nn"), 8)
+    (entry,) = folded(net.model(y))[1].kept  # ONNX's reference cannot run it
+    assert "mixes elements" in entry.reason
+
+
+def far(net: Net) -> str:
+    """A sum of many branches, and a batch norm that all of them absorb."""
+    y = net.conv("x", 4, 4)
+    for _ in range(FAR + 8):
+        y = net.op("Add", y, net.conv("x", 4, 4))
+    return tanh(net, net.bn(y, 4))
+
+
+def test_a_map_goes_far_but_the_work_of_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(IMAGE)
+    assert_folds(net, far(net))
+    monkeypatch.setattr(network, "_FURTHER", 0)
+    net = Net(IMAGE)
+    assert_keeps(net, far(net), because=f"more than {FAR} operators away")
+
+
+def test_each_way_that_a_shift_may_take_is_tried() -> None:
+    """Of two sums in a row only one operand can take a shift: what is asked for changes with each way."""
+    net = Net(IMAGE)
+    rectified = [net.op("Relu", net.conv("x", 4, 4)) for _ in range(3)]
+    y = net.op(
+        "Add", net.op("Add", rectified[0], rectified[1]), net.op("Add", rectified[2], net.conv("x", 4, 4))
+    )
+    assert_folds(net, tanh(net, net.bn(y, 4, positive=True)))

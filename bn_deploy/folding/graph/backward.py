@@ -54,30 +54,42 @@ def backward(network: Network, chains: Chains, chain: Chain) -> Plan:
         Refusal: there is none; the reason is that of the first way that was tried.
     """
     choices: dict[ir.Node, int] = {}
-    options: dict[ir.Node, int] = {}
     first: Refusal | None = None
+    steps = 0
     for _ in range(_ATTEMPTS):
+        walk = _Walk(network, chains, choices, steps)
         try:
-            plan = _Walk(network, chains, choices, options).walk(chain)
+            return walk.walk(chain)
         except _Stuck as stuck:
             first = first or stuck.refusal
-            choice = stuck.choice
-            if choice is None or choices.get(choice, 0) + 1 >= options[choice]:
+            if stuck.choice is None:
                 raise first from None
-            choices[choice] = choices.get(choice, 0) + 1
-        else:
-            return plan
+            choices = walk.taken_until(stuck.choice)
+            choices[stuck.choice] += 1
+            steps = walk.state.plan.steps
     assert first is not None  # noqa: S101 - every attempt that fails has a reason
     raise first
 
 
 class _Walk:
-    def __init__(
-        self, network: Network, chains: Chains, choices: dict[ir.Node, int], options: dict[ir.Node, int]
-    ) -> None:
-        self.network, self.chains = network, chains
-        self.choices, self.options = choices, options
-        self.state = _Attempt()
+    """One attempt.
+
+    Args:
+        network: the network.
+        chains: its chains.
+        choices: which answer is taken at the nodes where earlier attempts have taken another; else the first.
+        steps: how many operators earlier attempts have passed.
+    """
+
+    def __init__(self, network: Network, chains: Chains, choices: dict[ir.Node, int], steps: int) -> None:
+        self.network, self.chains, self.choices = network, chains, choices
+        self.taken: dict[ir.Node, int] = {}
+        self.state = _Attempt(Plan(steps=steps))
+
+    def taken_until(self, last: ir.Node) -> dict[ir.Node, int]:
+        """The choices so far, up to that at `last`; what came later starts anew if that changes."""
+        nodes = list(self.taken)
+        return {node: self.taken[node] for node in nodes[: nodes.index(last) + 1]}
 
     def walk(self, chain: Chain) -> Plan:
         state = self.state
@@ -106,6 +118,8 @@ class _Walk:
             return
         state = self.state
         if self.network.constants.holds(value):
+            if use[0] in self.network.fixed:
+                raise _Stuck(Refusal(self.network.fixed[use[0]]), choice)
             array = self.network.constants.real(value)
             if array is None:
                 raise _Stuck(Refusal(f"the numbers in {label(value)} are not known"), choice)
@@ -130,36 +144,38 @@ class _Walk:
                 self._check_readers(value)
         fields = {index: state.maps[v] for index, v in enumerate(node.outputs) if v in state.maps}
         if (before := self.chains.of(node)) is not None:
-            self._compose(node, before, fields[0], choice)
+            self._compose(before, fields[0], choice)
             return
         operator = operator_of(self.network, node)
         if operator is not None:
+            self.network.go(len(state.plan.edits))
             state.plan.edits.append(operator.after(self.network, node, fields[0]))
             state.plan.absorbed_by(node, f"{operator.rule}-bn")
             return
         way = passing(self.network, node)
         answers = way.pull(self.network, node, fields)
         answer, choice = self._choose(node, len(answers), choice)
-        state.plan.passes(node)
+        state.plan.passes(self.network, node)
         for index, change in answers[answer].items():
             if (operand := node.inputs[index]) is not None:
                 self._ask((node, index), operand, change, choice)
 
-    def _compose(self, node: ir.Node, before: Chain, change: Field, choice: ir.Node | None) -> None:
-        """A chain on the way goes as well; if nothing absorbs both, a batch norm takes the map."""
+    def _compose(self, before: Chain, change: Field, choice: ir.Node | None) -> None:
+        """A chain on the way goes as well, but a batch norm takes the map: there was no way past it.
+
+        Its own turn came first; where both together may go is seen in the next round.
+        """
         composed = before.field.then(change)
-        answer, choice = self._choose(node, 2 if before.batchnorms else 1, choice)
-        if answer == 0:
+        if before.batchnorms:
+            self.state.plan.rewritten[before] = composed
+            self.state.plan.absorbed_by(before.links[-1].node, "bn-bn")
+        else:
             self.state.plan.erased.append(before)
             self._ask(before.head, before.source, composed, choice)
-        else:
-            self.state.plan.rewritten[before] = composed
-            self.state.plan.absorbed_by(node, "bn-bn")
 
     def _choose(self, node: ir.Node, count: int, choice: ir.Node | None) -> tuple[int, ir.Node | None]:
         """Which of `count` answers is tried now, and the choice that what follows depends on."""
-        answer = self.choices.get(node, 0)
-        self.options[node] = count
+        answer = self.taken[node] = self.choices.get(node, 0)
         return answer, node if answer + 1 < count else choice
 
     def _check_readers(self, value: ir.Value) -> None:
@@ -168,8 +184,8 @@ class _Walk:
         if seen is not None:
             raise Refusal(f"{label(value)} {seen}")
         change = self.state.maps[value]
-        uses = self.network.uses(value)
-        for node, index in uses:
+        uses = value.uses()
+        for node, index in ((use.node, use.idx) for use in uses):
             if (node, index) in self.state.covered[value]:
                 continue
             twin = self.chains.starting_at(node, index)
@@ -184,9 +200,11 @@ class _Walk:
 
 def _unaffected(network: Network, chains: Chains, node: ir.Node, index: int, change: Field) -> bool:
     """Whether `node` sees only that part of a changed value that did not change, as a Slice may."""
-    if chains.of(node) is not None or operator_of(network, node) is not None:
+    if chains.of(node) is not None:
         return False
     try:
+        if operator_of(network, node) is not None:
+            return False
         way: Passing = passing(network, node)
         return all(out.is_identity for out in way.push(network, node, {index: change}).values())
     except Refusal:

@@ -88,6 +88,10 @@ class Chains:
         self.all: list[Chain] = []
         self.refused: dict[BatchNorm, str] = {}
         for node in network.graph:
+            if node in network.fixed:
+                if network.standard(node) and node.op_type == "BatchNormalization":
+                    self.refused[BatchNorm(label(node), "onnx")] = network.fixed[node]
+                continue
             try:
                 found = link(network, node)
             except Refusal as refusal:

@@ -7,7 +7,7 @@ and a new bias is an array in float64. Each is cast to its tensor's type where i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,13 @@ _OVERRIDABLE_SINCE = 4
 
 _REMEMBERED_BYTES = 1 << 20
 """Larger initializers are read again instead of being kept in float64 as well."""
+
+_ALL_REMEMBERED_BYTES = 1 << 26
+"""How much is kept in all, so that a network of many small weights is not held in float64 as well."""
+
+
+_PART = 1 << 18
+"""How many numbers of a weight are worked on at a time, so that no large one is held in float64 as well."""
 
 
 class Constants:
@@ -40,13 +47,16 @@ class Constants:
         self._defaults_are_inputs = ir_version < _OVERRIDABLE_SINCE
         self.overridable = set() if self._defaults_are_inputs else set(graph.inputs)
         self._computed: dict[ir.Value, Numbers | None] = {}
+        self._remembered_bytes = 0
         self._exact: dict[ir.Value, Array] = {}
         self._scaled: dict[ir.Value, tuple[ir.Value, Array]] = {}
         self._bases: set[ir.Value] = set()
         self._made: dict[tuple[ir.Value, tuple[int, ...], bytes], ir.Value] = {}
+        self._peaks: dict[tuple[ir.Value, tuple[int, ...]], Array] = {}
         self._names = set(_names(graph))
         self._counters: dict[str, itertools.count[int]] = {}
         self._pure = self._closure(graph)
+        self._readers = {value: len(value.uses()) for value in (*graph.initializers.values(), *self._pure)}
 
     def holds(self, value: ir.Value | None) -> bool:
         """Whether `value` is the same in every run."""
@@ -76,6 +86,12 @@ class Constants:
         found = self.array(value)
         return None if found is None else found.astype(np.float64, copy=False)
 
+    def is_real(self, value: ir.Value) -> bool:
+        """Whether `real` knows the numbers in `value`; large ones are not read to tell."""
+        if value.dtype not in FLOATS or not self.holds(value):
+            return False
+        return self._is_given(value) or self.array(value) is not None
+
     def integers(self, value: ir.Value | None) -> list[int] | None:
         """A constant of whole numbers, flattened; None for all else."""
         found = self.array(value) if value is not None and self.holds(value) else None
@@ -100,20 +116,61 @@ class Constants:
             raise Refusal(f"the weights {base.name} are not finite numbers")
         return given * factor
 
+    def blocks(self, base: ir.Value, factor: Array, *, whole: bool = False) -> Iterator[tuple[slice, Array]]:
+        """The weight `base` times `factor`, in float64, part by part along the first axis; or as one part."""
+        for rows, part in self._parts(base, whole=whole):
+            yield rows, part * (factor[rows] if factor.shape[0] > 1 else factor)
+
+    def peaks(self, base: ir.Value, shape: tuple[int, ...]) -> Array:
+        """The largest absolute value of what a factor of `shape` multiplies in `base`, number by number.
+
+        Raises:
+            Refusal: `base` holds other things than finite numbers.
+        """
+        if (base, shape) not in self._peaks:
+            found = np.zeros(shape)
+            axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+            for rows, part in self._parts(base):
+                place = rows if shape[0] > 1 else slice(None)
+                largest = np.abs(part).max(axis=axes, keepdims=True, initial=0.0)
+                found[place] = np.maximum(found[place], largest)
+            self._peaks[base, shape] = found
+        found = self._peaks[base, shape]
+        if not np.isfinite(found).all():
+            raise Refusal(f"the weights {base.name} are not finite numbers")
+        return found
+
+    def has_own_copy(self, value: ir.Value | None) -> bool:
+        """Whether `value` was folded from a weight that others had a part in, who do not go along."""
+        if value not in self._scaled:
+            return False
+        base, _ = self._scaled[value]
+        readers = self._readers.get(base, 0)
+        return (readers > 1 and len(value.uses()) < readers) or (readers == 1 and self._made_of_shared(base))
+
+    def _made_of_shared(self, value: ir.Value) -> bool:
+        """Whether `value` was computed from real numbers that others read as well."""
+        node = value.producer()
+        sources = [
+            v for v in (node.inputs if node is not None else ()) if v is not None and v.dtype in FLOATS
+        ]
+        return any(self._readers.get(v, 0) > 1 or self._made_of_shared(v) for v in sources)
+
     def scaled(self, base: ir.Value, factor: Array) -> ir.Value:
         """An initializer, `base` times `factor` in the type of `base`; the same one for the same factor."""
         key = (base, factor.shape, factor.tobytes())
         if key not in self._made:
-            assert base.dtype is not None  # noqa: S101 - `product` has read it
+            assert base.dtype is not None  # noqa: S101 - `peaks` has read it
             shape = ir.Shape(np.broadcast_shapes(_shape(base), factor.shape))
-            value = self._new(base.name, base.dtype, shape, lambda: self.product(base, factor))
+            dtype = base.dtype
+            value = self._new(base.name, dtype, shape, lambda: self._written(base, factor, dtype))
             self._made[key], self._scaled[value] = value, (base, factor)
             self._bases.add(base)
         return self._made[key]
 
     def exact(self, array: Array, dtype: ir.DataType, like: str | None) -> ir.Value:
         """A new initializer that holds `array` in type `dtype`, named after `like`."""
-        value = self._new(like, dtype, ir.Shape(array.shape), lambda: array)
+        value = self._new(like, dtype, ir.Shape(array.shape), lambda: cast(array, dtype))
         self._exact[value] = array
         return value
 
@@ -153,8 +210,10 @@ class Constants:
         numbers = value.const_value.numpy()
         if value.dtype in FLOATS:
             numbers = numbers.astype(np.float64)
-        if numbers.nbytes <= _REMEMBERED_BYTES:
+        room = min(_REMEMBERED_BYTES, _ALL_REMEMBERED_BYTES - self._remembered_bytes)
+        if numbers.nbytes <= room:
             self._computed[value] = numbers
+            self._remembered_bytes += numbers.nbytes
         return numbers
 
     def _evaluate(self, node: ir.Node, value: ir.Value) -> Numbers | None:
@@ -166,14 +225,38 @@ class Constants:
         with np.errstate(all="ignore"):  # what is not finite is found where it is used
             return PURE[node.op_type](node, inputs, value.dtype)
 
+    def _parts(self, value: ir.Value, *, whole: bool = False) -> Iterator[tuple[slice, Array]]:
+        """A weight of one axis or more in float64, part by part along its first axis; or as one part."""
+        stored = value.const_value if self._is_stored(value) else None
+        given = stored.numpy() if stored is not None else self.array(value)
+        assert given is not None  # noqa: S101 - `is_real` has looked
+        size = given.shape[0] if whole else max(1, _PART // max(1, int(np.prod(given.shape[1:]))))
+        for start in range(0, given.shape[0], max(1, size)):
+            rows = slice(start, start + size)
+            yield rows, np.asarray(given[rows], dtype=np.float64)
+
+    def _is_stored(self, value: ir.Value) -> bool:
+        return value not in self._exact and value not in self._scaled and self._is_given(value)
+
+    def _written(self, base: ir.Value, factor: Array, dtype: ir.DataType) -> NDArray[np.generic]:
+        """`base` times `factor` in `dtype`, which it is cast to part by part."""
+        result = np.empty(np.broadcast_shapes(_shape(base), factor.shape), dtype=dtype.numpy())
+        for rows, part in self.blocks(base, factor):
+            result[rows] = cast(part, dtype)
+        return result
+
     def _new(
-        self, like: str | None, dtype: ir.DataType, shape: ir.Shape, numbers: Callable[[], Array]
+        self,
+        like: str | None,
+        dtype: ir.DataType,
+        shape: ir.Shape,
+        numbers: Callable[[], NDArray[np.generic]],
     ) -> ir.Value:
         """A new initializer under a name that nothing else has."""
         name = self.fresh(f"{(like or 'constant').split('.folded')[0]}.folded")
 
         def tensor() -> ir.Tensor[NDArray[np.generic]]:
-            return ir.Tensor(cast(numbers(), dtype), dtype=dtype, name=name)
+            return ir.Tensor(numbers(), dtype=dtype, name=name)
 
         value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
         value.const_value = ir.LazyTensor(tensor, dtype, shape, name=name)
@@ -195,10 +278,10 @@ def check_cast(array: Array, dtype: ir.DataType, what: str) -> None:
     Raises:
         Refusal: a value overflows, or all are so small that the type has fewer digits for them.
     """
-    name = dtype.name.lower()
-    if not np.isfinite(cast(array, dtype).astype(np.float64)).all():
+    name = dtype.numpy().name
+    if not np.isfinite(cast(array, dtype)).all():
         raise Refusal(f"the folded {what} overflow {name}")
-    largest = float(np.abs(array).max(initial=0.0))
+    largest = float(max(array.max(initial=0.0), -array.min(initial=0.0)))
     if 0 < largest < float(dtype.tiny):
         raise Refusal(f"the folded {what} are at most {largest:.3g}, too small for {name}")
 

@@ -8,6 +8,8 @@ and every number checked, before the graph is touched (`plan`). Whatever is not 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,14 +17,32 @@ import onnx_ir.passes.common as passes
 
 from bn_deploy.errors import CheckFailed
 from bn_deploy.folding.graph.backward import backward
+from bn_deploy.folding.graph.branches import merge_branches as merge
 from bn_deploy.folding.graph.chains import BatchNorm, Chain, Chains
+from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.forward import forward
 from bn_deploy.folding.graph.network import OPSETS, Network, label
+from bn_deploy.folding.graph.padding import border_exact
 from bn_deploy.folding.graph.plan import Plan, commit, erase, rewrite
+from bn_deploy.folding.graph.weights import Edit
 from bn_deploy.folding.outcome import Folded, FoldReport, Kept, Refusal, Site
 
 
-def fold_model(model: ir.Model) -> FoldReport:
+@dataclass(frozen=True)
+class FoldedNodes:
+    """What folding the nodes of a graph gave.
+
+    Attributes:
+        report: the outcome of each batch norm.
+        changed: the map that a batch norm which stays computes from now on, if that is another one than
+            before, by the name of its node.
+    """
+
+    report: FoldReport
+    changed: Mapping[str, Field]
+
+
+def fold_model(model: ir.Model, *, pad_exact: bool = False, merge_branches: bool = False) -> FoldReport:
     """Folds every batch norm of `model` that provably can be folded, in place.
 
     The result computes the same function, up to rounding. Inputs and outputs keep their names, types and
@@ -30,6 +50,8 @@ def fold_model(model: ir.Model) -> FoldReport:
 
     Args:
         model: any ONNX model in inference mode, from any framework.
+        pad_exact: also split batch norms before padded zeros, see `padding`.
+        merge_branches: also let parallel linear branches become one operator, see `branches`.
 
     Returns:
         The outcome of each BatchNormalization, and of each run of elementwise nodes that is a batch norm.
@@ -41,7 +63,8 @@ def fold_model(model: ir.Model) -> FoldReport:
         passes.InlinePass()(model)
     operators = Counter(label(node) for node in model.graph.all_nodes() if _is_batchnorm(node))
     with np.errstate(all="ignore"):  # what is not finite is found in the results, and is a reason
-        report = _Folder(model).fold()
+        folder = _Folder(model, {}, infer=True, pad_exact=pad_exact, merge_branches=merge_branches)
+        report = folder.fold().report
     kept = Counter(entry.site.batchnorm for entry in report.kept)
     outcomes = kept + Counter(entry.site.batchnorm for entry in report.folded)
     lost = [name for name, count in operators.items() if outcomes[name] < count]
@@ -49,6 +72,28 @@ def fold_model(model: ir.Model) -> FoldReport:
     if lost or any(count > kept[name] for name, count in left.items()):
         raise CheckFailed(f"batch norms without an outcome: {lost or sorted(left)}, in {report}")
     return report
+
+
+def fold_nodes(model: ir.Model, fixed: Mapping[ir.Node, str]) -> FoldedNodes:
+    """As `fold_model`, for a graph that somebody else reads back: some of its nodes may have to stay.
+
+    Where every value carries its type and shape, these are taken as they are. Their sizes are numbers, or
+    names that stand for one number everywhere, or unknown. Operators of foreign domains are left alone, but
+    for `Linear`, see `linear.LINEAR_DOMAIN`.
+
+    Args:
+        model: without functions; its nodes are sorted, and may be several graphs that share initializers.
+        fixed: nodes that stay exactly as they are, and why. Such a linear operator absorbs nothing, such a
+            batch norm is kept and takes no map; an affine node lets maps pass if they can change places.
+
+    Returns:
+        The report, and what the batch norms that stay have become.
+    """
+    with np.errstate(all="ignore"):  # what is not finite is found in the results, and is a reason
+        return _Folder(model, fixed, infer=False).fold()
+
+
+Attempt = Callable[[Network, Chains, Chain], Plan]
 
 
 def _is_batchnorm(node: ir.Node) -> bool:
@@ -60,33 +105,71 @@ class _Folder:
 
     Attributes:
         folded, kept: the outcomes so far; a later round may fold what an earlier one kept.
+        edits: the weights that each folded one went into.
+        changed: what those compute that have taken over another map.
         known: which nodes stand for which batch norms.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: ir.Model,
+        fixed: Mapping[ir.Node, str],
+        *,
+        infer: bool,
+        pad_exact: bool = False,
+        merge_branches: bool = False,
+    ) -> None:
+        self.model, self.fixed, self.infer = model, fixed, infer
+        self.attempts: tuple[Attempt, ...] = (backward, forward)
+        self.later = (border_exact,) if pad_exact else ()
+        self.merge_branches = merge_branches
         self.folded: list[Folded] = []
+        self.edits: dict[Folded, list[Edit]] = {}
         self.kept: dict[BatchNorm, Kept] = {}
+        self.changed: dict[BatchNorm, Field] = {}
         self.known: dict[ir.Node, list[BatchNorm]] = {}
 
-    def fold(self) -> FoldReport:
+    def fold(self) -> FoldedNodes:
         model = self.model
-        network = Network(model)
+        network = Network(model, self.fixed, infer=self.infer)
         if network.opset not in OPSETS:
             reason = f"opset {network.opset} is not among those that are known, {OPSETS[0]} to {OPSETS[-1]}"
             nodes = [node for node in model.graph.all_nodes() if _is_batchnorm(node)]
-            return FoldReport((), tuple(Kept(Site(label(node)), reason) for node in nodes))
+            return FoldedNodes(FoldReport((), tuple(Kept(Site(label(node)), reason) for node in nodes)), {})
         inner = [Kept(Site(label(node)), reason) for node, reason in network.inner_batchnorms()]
         spared = {value for value in model.graph.initializers.values() if not network.is_read(value)}
         spared |= network.constants.overridable
         for node in network.sweep(spared):
             if _is_batchnorm(node):
                 self.folded.append(Folded(Site(label(node)), "removal: nothing reads it", "onnx", 0.0))
-        while self._round(network) and self.kept:
-            pass
+        self._rounds(network)
+        if self.later:
+            self.attempts += self.later
+            self._rounds(network)
         network.sweep(spared)
         network.forget()
-        return FoldReport(tuple(self.folded), (*self.kept.values(), *inner))
+        folded = tuple(self._with_note(network, entry) for entry in self.folded)
+        changed = {entry.name: field for entry, field in self.changed.items() if entry in self.kept}
+        return FoldedNodes(FoldReport(folded, (*self.kept.values(), *inner)), changed)
+
+    def _rounds(self, network: Network) -> None:
+        """Tries until nothing changes any more."""
+        while True:
+            while self._round(network) and self.kept:
+                pass
+            if not (self.merge_branches and self._merge_branches(network)):
+                break
+
+    def _merge_branches(self, network: Network) -> bool:
+        """Merges branches; returns whether there were any."""
+        merged = merge(network, Chains(network, self.known))
+        for chain, node in merged.gone:
+            self._fold(chain, f"branches into one {node.op_type.lower()}", label(node))
+        for chain, reason in merged.refused.items():
+            for batchnorm in set(chain.batchnorms) & set(self.kept):
+                kept = self.kept[batchnorm]
+                self.kept[batchnorm] = Kept(kept.site, f"{kept.reason}; {reason}")
+        return merged.count > 0
 
     def _round(self, network: Network) -> bool:
         """Tries every chain once, in the order of the graph; returns whether any went."""
@@ -107,18 +190,18 @@ class _Folder:
             self._fold(chain, "identity", None)
             return [chain]
         reasons = []
-        for attempt in (backward, forward):
+        for attempt in self.attempts:
             try:
                 plan = attempt(network, chains, chain)
             except Refusal as refusal:
-                reasons.append(str(refusal))
+                if (reason := str(refusal)) not in reasons:
+                    reasons.append(reason)
                 continue
             commit(network, plan)
             for other in plan.rewritten:
-                self.known[other.links[0].node] = other.batchnorms
-                chains.moved(other)
-            self._note(chain, plan, forwards=attempt is forward)
-            return plan.erased
+                self._settle(chains, other)
+            self._note(chain, plan, forwards=attempt is not backward)
+            return [chain, *plan.erased]
         self._merge(network, chains, chain)
         reason = "; after it, ".join(reasons)
         for batchnorm in chain.batchnorms:
@@ -131,16 +214,31 @@ class _Folder:
         rule = f"{', '.join(plan.rules) or 'identity'}{plan.through()}"
         for other in dict.fromkeys((chain, *plan.erased)):
             if forwards:
-                self._fold(other, f"{rule} into {names}", None)
+                entries = self._fold(other, f"{rule} into {names}", None, plan.warning)
             else:
-                self._fold(other, rule, names or None)
+                entries = self._fold(other, rule, names or None, plan.warning)
+            self.edits.update(dict.fromkeys(entries, plan.edits))
 
-    def _fold(self, chain: Chain, rule: str, producer: str | None) -> None:
+    def _fold(
+        self, chain: Chain, rule: str, producer: str | None, warning: str | None = None
+    ) -> list[Folded]:
+        largest, entries = float(np.abs(chain.field.scale).max()), []
         for batchnorm in chain.batchnorms:
             self.kept.pop(batchnorm, None)
             site = Site(batchnorm.name, producer)
-            largest = float(np.abs(chain.field.scale).max())
-            self.folded.append(Folded(site, rule, batchnorm.flavour, largest))
+            entries.append(Folded(site, rule, batchnorm.flavour, largest, warning=warning))
+        self.folded += entries
+        return entries
+
+    def _with_note(self, network: Network, entry: Folded) -> Folded:
+        """`entry`, which says so if a weight that several nodes shared has become one for a part of them."""
+        copied = [
+            label(edit.base)
+            for edit in self.edits.get(entry, [])
+            if network.constants.has_own_copy(edit.node.inputs[edit.index])
+        ]
+        names = ", ".join(dict.fromkeys(copied))
+        return replace(entry, note=f"with an own copy of {names}, which others share") if names else entry
 
     def _merge(self, network: Network, chains: Chains, chain: Chain) -> None:
         """Lets what stays be at most one scale and one shift; of several batch norms the last stays."""
@@ -151,14 +249,16 @@ class _Folder:
             plan.check()
         except Refusal:
             return
-        *others, last = chain.batchnorms
         rewrite(network, chain, chain.field)
+        self._settle(chains, chain)
+
+    def _settle(self, chains: Chains, chain: Chain) -> None:
+        """Notes that `chain` was written anew; of several batch norms in it the last stays."""
         chains.moved(chain)
+        others, chain.batchnorms = chain.batchnorms[:-1], chain.batchnorms[-1:]
+        largest = float(np.abs(chain.field.scale).max())
         for batchnorm in others:
-            self.folded.append(
-                Folded(
-                    Site(batchnorm.name), "bn-bn", batchnorm.flavour, float(np.abs(chain.field.scale).max())
-                )
-            )
-        chain.batchnorms = [last]
-        self.known[chain.links[0].node] = [last]
+            self.kept.pop(batchnorm, None)
+            self.folded.append(Folded(Site(batchnorm.name), "bn-bn", batchnorm.flavour, largest))
+        self.known[chain.links[0].node] = chain.batchnorms
+        self.changed.update(dict.fromkeys(chain.batchnorms, chain.field))

@@ -94,6 +94,28 @@ class Field:
         """The one map that does `self` first and `after` second (law 4)."""
         return Field(after.scale * self.scale, after.scale * self.shift + after.shift)
 
+    def ahead_of(self, fixed: Field) -> Field:
+        """The map F that does before `fixed` what `self` does after it: self(fixed(x)) = fixed(F(x)).
+
+        With y = g x + h fixed, f (g x + h) + e = g (f x + ((f - 1) h + e) / g) + h. Where g is zero all
+        become h whatever comes before, so `self` has to leave h as it is.
+
+        Raises:
+            Refusal: there is no such map, or its numbers are not finite.
+        """
+        moved = (self.scale - 1) * fixed.shift + self.shift
+        moved, scale = np.broadcast_arrays(moved, fixed.scale)
+        if ((scale == 0) & (moved != 0)).any():
+            raise Refusal("a scale of zero after it would swallow its shift")
+        return Field(self.scale, np.divide(moved, scale, out=np.zeros(moved.shape), where=scale != 0))
+
+    def behind(self, fixed: Field) -> Field:
+        """The map F that does after `fixed` what `self` does before it: fixed(self(x)) = F(fixed(x)).
+
+        With y = g x + h fixed, g (f x + e) + h = f (g x + h) + (1 - f) h + g e.
+        """
+        return Field(self.scale, (1 - self.scale) * fixed.shift + fixed.scale * self.shift)
+
     def __call__(self, x: Array) -> Array:
         """Applies the map to x, or to a constant that broadcasts to x."""
         result: Array = x * self.scale + self.shift
@@ -148,7 +170,7 @@ class Field:
 
     def lifted(self, rank: int) -> Field:
         """The map of x broadcast to `rank` axes."""
-        return self.expanded(range(rank - self.rank))
+        return self.expanded(range(rank - self.rank)) if rank > self.rank else self
 
     def restricted(self, dims: Dims) -> Field:
         """The map on an operand of shape `dims` that is broadcast to x.
@@ -160,7 +182,7 @@ class Field:
         sizes = np.broadcast_shapes(self.scale.shape, self.shift.shape)
         if any(axis < lost or dims[axis - lost] != sizes[axis] for axis in self.varying):
             raise Refusal("an operand before it is broadcast along its channels")
-        return self.reduced(range(lost))
+        return self.reduced(range(lost)) if lost else self
 
     def reshaped(self, before: Dims, after: Dims) -> Field:
         """The map of x, of shape `before`, reshaped row by row to `after`.

@@ -72,8 +72,10 @@ class _Walk:
             return
         operator = operator_of(self.network, node)
         if operator is None:
-            self.plan.passes(node)
-            for index, field in passing(self.network, node).push(self.network, node, fields).items():
+            lacking = passing(self.network, node).push(self.network, node, fields)
+            if lacking:  # as of nearly all: a Shape lacks nothing
+                self.plan.passes(self.network, node)
+            for index, field in lacking.items():
                 self._tell(node.outputs[index], field)
             return
         if len(fields) != 1 or not self._reads_data(node, *fields):

@@ -81,7 +81,7 @@ def _batchnorm(network: Network, node: ir.Node) -> Link:
     try:
         affine = BatchNormParams(
             **{name: v for name, v in zip(names, vectors, strict=True) if v is not None},
-            eps=real_number(node, "epsilon", 1e-5),
+            eps=real_number(node, "epsilon", float(np.float32(1e-5))),  # attributes are in single precision
         ).affine()
     except ValueError as error:
         raise Refusal(str(error)) from error

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from bn_deploy.folding.graph.evaluate import integer, ints, real_number, text
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.layout import Dims
 from bn_deploy.folding.graph.network import Network, label
-from bn_deploy.folding.graph.passing import Passing, moves, same_both_ways, uniform
+from bn_deploy.folding.graph.passing import Fields, Passing, moves, uniform
 from bn_deploy.folding.outcome import Refusal
 
 
@@ -99,21 +102,148 @@ def _space_forth(network: Network, node: ir.Node, field: Field) -> Field:
     return _spread(field, *_blocks(node, field), network.dims(node.inputs[0])[1])
 
 
-def _padded(network: Network, node: ir.Node, field: Field) -> None:
-    """Pad: copies of the input's edge get its map; zeros stay zeros if there is no shift."""
-    mode = text(node, "mode", "constant")
+def _tiled(network: Network, node: ir.Node, rank: int) -> list[tuple[int, NDArray[np.int64]]]:
+    """Which element of each axis that is repeated each element of the result is."""
+    repeats = network.constants.integers(node.inputs[1])
+    if repeats is None or len(repeats) != rank:
+        raise Refusal(f"how {label(node)} repeats is not known")
+    found = []
+    for axis, count in enumerate(repeats):
+        size = network.dims(node.inputs[0])[axis]
+        if count != 1 and isinstance(size, int):
+            found.append((axis, np.tile(np.arange(size), count)))
+        elif count != 1:
+            found.append((axis, np.zeros(0, dtype=np.int64)))
+    return found
+
+
+def _tile_back(network: Network, node: ir.Node, field: Field) -> Field:
+    """All copies of an element get its map, so that has to be one."""
+    for axis, index in _tiled(network, node, field.rank):
+        if axis in field.varying:
+            _require_known(index, node)
+            field = field.put(axis, int(index[-1]) + 1, index)
+    return field
+
+
+def _tile_forth(network: Network, node: ir.Node, field: Field) -> Field:
+    for axis, index in _tiled(network, node, field.rank):
+        if axis in field.varying:
+            _require_known(index, node)
+            field = field.take(axis, index)
+    return field
+
+
+def _require_known(index: NDArray[np.int64], node: ir.Node) -> None:
+    if index.size == 0:
+        raise Refusal(f"the size that {label(node)} repeats is not known")
+
+
+def _told_sizes(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:  # noqa: ARG001
+    raise Refusal(f"{label(node)} holds sizes, which no map is applied to")
+
+
+@dataclass(frozen=True)
+class _Border:
+    """What a Pad does along one axis.
+
+    Attributes:
+        axis: the axis.
+        before: how many elements it puts before the first one; fewer than none if it takes some away.
+        fills: whether it puts any, before or behind.
+        size: how many elements the axis has before it, or None if that is not known.
+    """
+
+    axis: int
+    before: int
+    fills: bool
+    size: int | None
+
+
+def _borders(network: Network, node: ir.Node, rank: int) -> list[_Border]:
+    """The axes that a Pad changes."""
     pads = network.constants.integers(node.inputs[1]) if len(node.inputs) > 1 else ints(node, "pads")
     axes = network.constants.integers(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
     if pads is None or (len(node.inputs) > 3 and node.inputs[3] is not None and axes is None):
         raise Refusal(f"how {label(node)} pads is not known")
-    axes = list(range(field.rank)) if axes is None else [axis % field.rank for axis in axes]
-    touched = {axis for i, axis in enumerate(axes) if pads[i] or pads[i + len(axes)]}
-    uniform(field, touched, node)
-    if mode in ("reflect", "edge", "wrap") or not touched:
-        return
+    axes = list(range(rank)) if axes is None else [axis % rank for axis in axes]
+    sizes = network.dims(node.inputs[0])
+    known = [size if isinstance(size, int) else None for size in sizes]
+    pairs = [(axis, pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)]
+    return [
+        _Border(axis, begin, max(begin, end) > 0, known[axis]) for axis, begin, end in pairs if begin or end
+    ]
+
+
+def _fill(network: Network, node: ir.Node) -> float:
+    """The number that a Pad pads with."""
     value = node.inputs[2] if len(node.inputs) > 2 else None
     number = network.constants.real(value) if value is not None else np.array(real_number(node, "value", 0.0))
-    if mode != "constant" or number is None or number.any() or field.shifts:
+    if number is None or number.size != 1:
+        raise Refusal(f"what {label(node)} pads with is not known")
+    return float(number.reshape(()))
+
+
+def _pad_back(network: Network, node: ir.Node, field: Field) -> Field:
+    """Copies of the input's edge get its map; a constant has to be what its own map makes of it."""
+    borders = _borders(network, node, field.rank)
+    constant = _pads_with_constant(node, field, borders)
+    for border in borders:
+        if border.axis not in field.varying:
+            if constant and border.fills:
+                _require_fixed(field, _fill(network, node), node)
+            continue
+        if border.size is None:
+            raise Refusal(f"the size that {label(node)} pads is not known")
+        place = np.arange(np.broadcast(field.scale, field.shift).shape[border.axis]) - border.before
+        inside = (place >= 0) & (place < border.size)
+        _require_some(inside, node)
+        if not inside.all():
+            _require_fixed(field.take(border.axis, np.flatnonzero(~inside)), _fill(network, node), node)
+        field = field.take(border.axis, np.flatnonzero(inside)).put(border.axis, border.size, place[inside])
+    return field
+
+
+def _pad_forth(network: Network, node: ir.Node, field: Field) -> Field:
+    """A constant lacks nothing; where the axis has one map, that has to leave the constant as it is."""
+    borders = _borders(network, node, field.rank)
+    constant = _pads_with_constant(node, field, borders)
+    for border in borders:
+        if border.axis not in field.varying:
+            if constant and border.fills:
+                _require_fixed(field, _fill(network, node), node)
+            continue
+        size = network.dims(node.outputs[0])[border.axis]
+        if border.size is None or not isinstance(size, int):
+            raise Refusal(f"the size that {label(node)} pads is not known")
+        place = np.arange(border.size) + border.before
+        inside = (place >= 0) & (place < size)
+        _require_some(inside, node)
+        field = field.take(border.axis, np.flatnonzero(inside)).put(border.axis, size, place[inside])
+    return field
+
+
+def _pads_with_constant(node: ir.Node, field: Field, borders: list[_Border]) -> bool:
+    """Whether a Pad pads with a number, not with copies, which must be of elements of one map."""
+    mode = text(node, "mode", "constant")
+    if mode in ("reflect", "edge", "wrap"):
+        uniform(field, {border.axis for border in borders}, node)
+        return False
+    if mode != "constant":
+        raise Refusal(f"how {label(node)} pads is not known")
+    return True
+
+
+def _require_some(inside: NDArray[np.bool_], node: ir.Node) -> None:
+    if not inside.any():
+        raise Refusal(f"{label(node)} leaves nothing of its input")
+
+
+def _require_fixed(field: Field, number: float, node: ir.Node) -> None:
+    """Refuses a map that makes another number of `number`, but for the rounding of its own numbers."""
+    scaled = field.scale * number
+    size = np.abs(scaled) + np.abs(field.shift) + abs(number)
+    if (np.abs(scaled + field.shift - number) > 4 * np.finfo(np.float64).eps * size).any():
         raise Refusal(f"{label(node)} pads with a constant, which is not scaled and shifted")
 
 
@@ -123,10 +253,13 @@ MOVING: dict[str, Passing] = {
     "DepthToSpace": moves(_depth_back, _depth_forth, "blocksize", "mode"),
     "Expand": moves(_expand_back, _expand_forth),
     "Flatten": _SHAPED,
-    "Pad": same_both_ways(_padded, "mode", "pads", "value"),
+    "Pad": moves(_pad_back, _pad_forth, "mode", "pads", "value"),
     "Reshape": _SHAPED,
+    "Shape": Passing(frozenset({"end", "start"}), _told_sizes, lambda *_: {}),
+    "Size": Passing(frozenset(), _told_sizes, lambda *_: {}),
     "SpaceToDepth": moves(_space_back, _space_forth, "blocksize"),
     "Squeeze": _SHAPED,
+    "Tile": moves(_tile_back, _tile_forth),
     "Transpose": moves(_transpose_back, _transpose_forth, "perm"),
     "Unsqueeze": _SHAPED,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import onnx
 import onnx_ir as ir
@@ -14,6 +15,12 @@ from bn_deploy.folding.outcome import Refusal
 OPSETS = range(7, 28)
 """The versions of the operator set whose operators are known."""
 
+FAR = 32
+"""How many operators every map may pass on its way. Real ones pass a handful."""
+
+_FURTHER = 16
+"""How many more all maps together may pass, for each node of the network: so the work is linear."""
+
 _SMALL_BYTES = 1024
 """Constants up to this size may be shapes."""
 
@@ -23,22 +30,30 @@ class Network:
 
     Args:
         model: functions are inlined.
+        fixed: nodes that have to stay as they are, and why.
+        infer: let onnx find out types and shapes, even if every value has them.
 
     Attributes:
         graph: the main graph.
+        fixed: as above.
         opset: the version of ONNX's operators.
         constants: what is constant in it.
         position: where each node stands in the order of the graph.
         taken_by_name: values that a graph inside an operator hands out without reading them.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self.graph = model.graph
+    def __init__(
+        self, model: ir.Model, fixed: Mapping[ir.Node, str] = MappingProxyType({}), *, infer: bool = True
+    ) -> None:
+        self.graph, self.fixed = model.graph, fixed
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         self._typed: list[ir.Value] = []
-        self._dims = self._inferred(model)
+        given = None if infer else _given(model.graph)
+        self._dims = self._inferred(model) if given is None else given
         self.constants = Constants(model.graph, model.ir_version)
         self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
+        self._has_subgraphs = any(True for _ in model.graph.subgraphs())
+        self._further = _FURTHER * len(self.position)
         self.taken_by_name = {
             value.name
             for part in model.graph.subgraphs()
@@ -82,6 +97,17 @@ class Network:
             if value.shape is None and not value.is_graph_output():
                 value.type = None
 
+    def go(self, steps: int) -> None:
+        """Lets a map that has passed `steps` operators go on.
+
+        Raises:
+            Refusal: it has come far, and others have come so far before that the network has to be finished.
+        """
+        if steps > FAR:
+            self._further -= 1
+            if self._further < 0:
+                raise Refusal(f"what could absorb it is more than {FAR} operators away, as for many before")
+
     def uses(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
         """Who reads `value`, and at which of its inputs."""
         return [(use.node, use.idx) for use in value.uses()]
@@ -90,9 +116,8 @@ class Network:
         """Who else than nodes of this graph sees `value`, if anyone does."""
         if value.is_graph_output():
             return "is also an output of the network"
-        if value.name in self.taken_by_name or any(
-            node.graph is not self.graph for node, _ in self.uses(value)
-        ):
+        inside = self._has_subgraphs and any(use.node.graph is not self.graph for use in value.uses())
+        if inside or value.name in self.taken_by_name:
             return "is also used inside a subgraph"
         return None
 
@@ -101,10 +126,14 @@ class Network:
         return bool(value.uses()) or value.is_graph_output() or value.name in self.taken_by_name
 
     def sweep(self, spared: Collection[ir.Value] = ()) -> list[ir.Node]:
-        """Removes what nothing reads, but for `spared`; returns the removed nodes."""
+        """Removes what nothing reads, but for `spared`; returns the removed nodes.
+
+        What a foreign operator does besides its outputs is not known, so it stays.
+        """
         gone = []
         for node in reversed(list(self.graph)):
-            if not any(self.is_read(value) for value in node.outputs):
+            removable = node not in self.fixed and self.standard(node)
+            if removable and not any(self.is_read(value) for value in node.outputs):
                 self.graph.remove(node, safe=True)
                 gone.append(node)
         for name, value in list(self.graph.initializers.items()):
@@ -170,6 +199,16 @@ def _with_shapes(proto: onnx.ModelProto, *, data_prop: bool) -> onnx.ModelProto 
 
 def _size(size: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return int(size.dim_value) if size.HasField("dim_value") else (size.dim_param or None)
+
+
+def _given(graph: ir.Graph) -> dict[ir.Value, Dims] | None:
+    """The shape that each value carries, or None if one carries none, or no type."""
+    found = {}
+    for value in _values(graph):
+        if value.shape is None or value.dtype is None:
+            return None
+        found[value] = _plain(value.shape)
+    return found
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]  # onnx's own
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # onnx's own
 
-from bn_deploy.artifact import write_bytes
+from bn_deploy.artifact import atomic_files
 from bn_deploy.errors import CheckFailed, ModelError, first_line
 from bn_deploy.folding.graph.driver import fold_model
 from bn_deploy.folding.outcome import FoldReport
+from bn_deploy.onnxfile.stored import Stored, check, read
+from bn_deploy.onnxfile.writing import Unwritten, require_free
+
+_TOO_LARGE = "holds more than 2 GB besides its initializers, which no file can"
 
 
-def fold_onnx(src: str | Path, dst: str | Path) -> FoldReport:
+def fold_onnx(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    pad_exact: bool = False,
+    merge_branches: bool = False,
+    before_naming: Callable[[Path], None] | None = None,
+) -> FoldReport:
     """Folds every batch norm of an ONNX file that provably can be folded, whoever wrote the file.
 
     Names, types and shapes of inputs and outputs, metadata, operator set and nodes that are not concerned
-    stay as they are.
+    stay as they are. One file becomes one file. If `src` keeps weights in other files, or one file cannot
+    hold the result (2 GB), the large weights go to `DST.data` beside `dst`. Weights are never held all at
+    once: they are read where they lie, changed and written one by one.
 
     Args:
-        src: the file to read.
+        src: the file to read. Other files that it names must lie in its folder.
         dst: the file to write, whole or not at all; it may be `src`.
+        pad_exact: whether a batch norm before padded zeros may be split: its scale goes into what follows,
+            and its shift stays, as one Add.
+        merge_branches: whether parallel linear layers of one value, and batch norms beside them, become one
+            where they are added up.
+        before_naming: is given the finished file before it gets its name; if it raises, nothing is written.
 
     Returns:
         The outcome of each batch norm.
@@ -31,64 +48,46 @@ def fold_onnx(src: str | Path, dst: str | Path) -> FoldReport:
     Raises:
         ModelError: `src` is missing, is no valid ONNX file, or holds what cannot be carried over.
         CheckFailed: the folded graph is not valid ONNX, which would be a fault of this function.
-        InputError: `dst` cannot be written.
+        InputError: `dst` cannot be written, or `DST.data` belongs to another model.
     """
     src, dst = Path(src), Path(dst)
-    proto = _read(src)
-    _check_kind(src, proto)
+    stored = read(src)
+    _check_kind(stored)
+    model = stored.model()
+    report = fold_model(model, pad_exact=pad_exact, merge_branches=merge_branches)
     try:
-        model = ir.from_proto(proto)
-    except Exception as error:
-        raise ModelError(f"{src} holds something that cannot be folded: {first_line(error)}") from error
-    report = fold_model(model)
-    try:
-        folded = ir.to_proto(model)
-        onnx.checker.check_model(folded, full_check=True)
-        data = folded.SerializeToString(deterministic=True)
+        folded = Unwritten.of(model)
+        check(folded.proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        _check(src, proto)
         raise CheckFailed(f"{src} folded is not valid ONNX: {first_line(error)}") from error
     except (ValueError, EncodeError) as error:
-        raise ModelError(f"{src} is too large for one file once it is folded: {first_line(error)}") from error
-    write_bytes(dst, data)
+        raise ModelError(f"{src} {_TOO_LARGE}: {first_line(error)}") from error
+    with atomic_files(dst) as staged:
+        if folded.write(staged, external=bool(stored.data_files)):
+            require_free(dst, src, stored.data_files)
+        if before_naming is not None:
+            before_naming(staged)
     return report
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    """The content of an ONNX file."""
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder, not an ONNX file")
-    try:
-        proto = onnx.load_model_from_string(path.read_bytes())  # `load` would follow paths in the file
-    except FileNotFoundError:
-        raise ModelError(f"there is no ONNX file {path}") from None
-    except (DecodeError, ValueError) as error:
-        raise ModelError(f"{path} is not an ONNX file: {first_line(error)}") from error
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    if not proto.HasField("graph") or not proto.opset_import:
-        raise ModelError(f"{path} is not an ONNX file: it holds no graph")
-    return proto
-
-
-def _check_kind(path: Path, proto: onnx.ModelProto) -> None:
-    """Refuses what would be lost, or what is not in the file."""
+def _check_kind(stored: Stored) -> None:
+    """Refuses what would be lost, or what is not valid as it is."""
+    path, proto = stored.path, stored.proto
     if proto.training_info:
         raise ModelError(f"{path} holds training information; export the network for inference")
-    for graph in _graphs(proto.graph):
-        if graph.sparse_initializer:
-            raise ModelError(f"{path} holds sparse weights, which cannot be folded; store them dense")
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-            raise ModelError(f"{path} keeps weights in other files; save it as one file (up to 2 GB) first")
-    _check(path, proto)
+    if any(graph.sparse_initializer for graph in _graphs(proto.graph)):
+        raise ModelError(f"{path} holds sparse weights, which cannot be folded; store them dense")
+    _check(stored)
 
 
-def _check(path: Path, proto: onnx.ModelProto) -> None:
+def _check(stored: Stored) -> None:
     """Refuses a file that is not valid as it is."""
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        check(stored.proto)
+    except EncodeError as error:
+        raise ModelError(f"{stored.path} {_TOO_LARGE}: {first_line(error)}") from error
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelError(f"{path} is not valid ONNX: {first_line(error)}") from error
+        raise ModelError(f"{stored.path} is not valid ONNX: {first_line(error)}") from error
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

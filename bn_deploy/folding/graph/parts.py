@@ -78,6 +78,12 @@ def _slice_forth(network: Network, node: ir.Node, field: Field) -> Field:
     return field
 
 
+def _gathered(network: Network, node: ir.Node) -> tuple[int, list[int]]:
+    """The axis of which a Gather takes parts, and the axes that stand there afterwards."""
+    axis = integer(node, "axis", 0) % network.rank(node.inputs[0])
+    return axis, list(range(axis, axis + network.rank(node.inputs[1])))
+
+
 def _gather_index(network: Network, node: ir.Node, rank: int) -> tuple[int, NDArray[np.int64], int]:
     """The axis of a Gather of constant positions, those positions, and the size of the axis."""
     axis = integer(node, "axis", 0) % rank
@@ -92,6 +98,9 @@ def _gather_index(network: Network, node: ir.Node, rank: int) -> tuple[int, NDAr
 
 
 def _gather_back(network: Network, node: ir.Node, field: Field) -> Field:
+    axis, axes = _gathered(network, node)
+    if not field.varying & set(axes):  # whatever it takes has the same map
+        return field.reduced(axes).expanded([axis])
     axis, index, size = _gather_index(network, node, network.rank(node.inputs[0]))
     if index.ndim == 0:
         field = field.expanded([axis])
@@ -99,6 +108,9 @@ def _gather_back(network: Network, node: ir.Node, field: Field) -> Field:
 
 
 def _gather_forth(network: Network, node: ir.Node, field: Field) -> Field:
+    axis, axes = _gathered(network, node)
+    if axis not in field.varying:
+        return field.reduced([axis]).expanded(axes)
     axis, index, _ = _gather_index(network, node, field.rank)
     field = field.take(axis, index.reshape(-1))
     return field.reduced([axis]) if index.ndim == 0 else field

@@ -3,7 +3,7 @@
 `pull` answers: to have F applied to the outputs, which maps have to be applied to the inputs instead?
 There may be several answers, the best first. `push` answers: if the inputs come without their map F, which
 map do the outputs lack? Both raise a Refusal where there is no exact answer. The operators that
-compute are in `computing`, those that only move elements in `moving` and `parts`.
+compute are in `computing`, `pooling` and `sampling`, those that only move elements in `moving` and `parts`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,36 @@ def same_both_ways(check: Callable[[Network, ir.Node, Field], None], *attributes
     return Passing(frozenset(attributes), lambda *given: [carry(*given)], carry)
 
 
+def conjugating(fixed: Field, index: int) -> Passing:
+    """An affine operator that stays as it is, a map of its input `index`: others change places with it."""
+
+    def pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:  # noqa: ARG001
+        return [{index: fields[0].ahead_of(fixed)}]
+
+    def push(network: Network, node: ir.Node, fields: Fields) -> dict[int, Field]:  # noqa: ARG001
+        if set(fields) != {index}:
+            raise Refusal(f"{label(node)} is used in an unusual way")
+        return {0: fields[index].behind(fixed)}
+
+    return Passing(frozenset(), pull, push)
+
+
 def uniform(field: Field, axes: frozenset[int] | set[int], node: ir.Node) -> None:
     """Refuses a map that differs along `axes`."""
     if field.varying & axes:
         raise Refusal(f"{label(node)} mixes elements that get different scales")
+
+
+def unsigned(field: Field, node: ir.Node) -> None:
+    """Refuses a map that turns the order of numbers round."""
+    if (field.scale < 0).any():
+        raise Refusal(f"a negative scale does not pass {label(node)}, a {node.op_type}")
+
+
+def only_scale(field: Field, node: ir.Node) -> None:
+    """Refuses a map that shifts."""
+    if field.shifts:
+        raise Refusal(f"a shift does not pass {label(node)}, a {node.op_type}")
 
 
 def moves(

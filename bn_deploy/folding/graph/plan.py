@@ -10,13 +10,10 @@ import onnx_ir as ir
 from bn_deploy.folding.graph.chains import Chain
 from bn_deploy.folding.graph.constants import cast, check_cast
 from bn_deploy.folding.graph.field import Array, Field
-from bn_deploy.folding.graph.linear import Edit
 from bn_deploy.folding.graph.links import Link
 from bn_deploy.folding.graph.network import Network, label
+from bn_deploy.folding.graph.weights import Edit
 from bn_deploy.folding.outcome import Refusal
-
-FAR = 64
-"""How many operators a map may pass on its way. Real ones pass a handful."""
 
 
 @dataclass
@@ -49,21 +46,26 @@ class Plan:
         if rule not in self.rules:
             self.rules.append(rule)
 
-    def passes(self, node: ir.Node) -> None:
+    def passes(self, network: Network, node: ir.Node) -> None:
         """Notes what the map passes.
 
         Raises:
             Refusal: it has come too far, which keeps the work in proportion to the network.
         """
         self.steps += 1
-        if self.steps > FAR:
-            raise Refusal(f"what could absorb it is more than {FAR} operators away")
+        network.go(self.steps)
         if node.op_type not in self.passed:
             self.passed.append(node.op_type)
 
     def through(self) -> str:
         """The end of the rule in reports."""
         return f" through {', '.join(self.passed)}" if self.passed else ""
+
+    @property
+    def warning(self) -> str | None:
+        """What a person should know of the new numbers."""
+        found = [f"{label(edit.node)}: {edit.warning}" for edit in self.edits if edit.warning is not None]
+        return "; ".join(dict.fromkeys(found)) or None
 
     def check(self) -> None:
         """Rules out that a number does not fit its type.
@@ -89,7 +91,7 @@ def _fits(changed: Field, value: ir.Value) -> None:
         raise Refusal(f"the type of {label(value)} is not known")
     check_cast(changed.scale, value.dtype, "scales")
     if not np.isfinite(cast(changed.shift, value.dtype).astype(np.float64)).all():
-        raise Refusal(f"the folded shifts overflow {value.dtype.name.lower()}")
+        raise Refusal(f"the folded shifts overflow {value.dtype.numpy().name}")
 
 
 def commit(network: Network, plan: Plan) -> None:

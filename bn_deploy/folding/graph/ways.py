@@ -5,13 +5,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bn_deploy.folding.graph.computing import COMPUTING
+from bn_deploy.folding.graph.links import link
 from bn_deploy.folding.graph.moving import MOVING
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.parts import PARTS
-from bn_deploy.folding.graph.passing import Passing
+from bn_deploy.folding.graph.passing import Passing, conjugating
+from bn_deploy.folding.graph.pooling import POOLING
+from bn_deploy.folding.graph.sampling import SAMPLING
 from bn_deploy.folding.outcome import Refusal
 
-WAYS: dict[str, Passing] = {**COMPUTING, **MOVING, **PARTS}
+WAYS: dict[str, Passing] = {**COMPUTING, **MOVING, **PARTS, **POOLING, **SAMPLING}
 
 
 def passing(network: Network, node: ir.Node) -> Passing:
@@ -20,6 +23,8 @@ def passing(network: Network, node: ir.Node) -> Passing:
     Raises:
         Refusal: there is none, or it has an attribute that is not understood.
     """
+    if node in network.fixed and (found := link(network, node)) is not None:
+        return conjugating(found.field, found.index)
     row = WAYS.get(node.op_type) if network.standard(node) else None
     if row is None:
         raise Refusal(f"{label(node)}, a {node.op_type}, neither absorbs an affine map nor lets it through")

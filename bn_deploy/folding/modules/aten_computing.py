@@ -51,7 +51,7 @@ def _prelu(t: Translation, op: Op) -> None:
 
 
 def _operand(t: Translation, given: Any, like: Value) -> ir.Value:
-    """A tensor, or a number as one. A tensor of another type would change the type of the result."""
+    """A tensor, or a number as one, in the type of the result `like`, to which torch converts it."""
     if isinstance(given, Value) and given.dtype is like.dtype:
         return t.read(given)
     if isinstance(given, Constant) and like.dtype.is_floating_point:

@@ -66,9 +66,8 @@ def _addmm(t: Translation, op: Op) -> None:
     bias, matrix = op.arguments["self"], op.arguments["mat2"]
     if not isinstance(bias, Constant) or not isinstance(matrix, Constant):
         raise Opaque("the weights depend on the inputs")
-    if op.arguments["beta"] != 1:
-        raise Opaque("a bias that is scaled")
-    inputs = [t.read(value_of(op, "mat1")), t.read(matrix), t.read(bias)]
+    scaled = bias.tensor if op.arguments["beta"] == 1 else bias.tensor * op.arguments["beta"]
+    inputs = [t.read(value_of(op, "mat1")), t.read(matrix), t.constant(scaled)]
     t.node(op, "Gemm", inputs, {"alpha": float(op.arguments["alpha"])}, free=True)
 
 
@@ -80,6 +79,33 @@ def _matmul(first_name: str, second_name: str) -> Row:
         t.node(op, "MatMul", [t.read(operand) for operand in operands], free=True)
 
     return row
+
+
+def _einsum(t: Translation, op: Op) -> None:
+    """One index of the input is summed with a matrix, and another one comes in its place."""
+    given, result = str(op.arguments["equation"]).replace(" ", "").split("->")
+    terms, operands = given.split(","), op.arguments["tensors"]
+    pairs = sorted(zip(terms, operands, strict=True), key=lambda pair: isinstance(pair[1], Constant))
+    if len(pairs) != 2 or not isinstance(pairs[0][1], Value) or not isinstance(pairs[1][1], Constant):
+        raise Opaque("not one matrix")
+    (term, x), (matrix, weight) = pairs
+    summed, made = set(term) & set(matrix), set(matrix) - set(term)
+    rest = [letter for letter in term if letter not in summed]
+    plain_letters = len(set(term)) == len(term) and not {".", " "} & set(given)
+    if len(summed) != 1 or len(made) != 1 or not plain_letters or sorted([*rest, *made]) != sorted(result):
+        raise Opaque("not a matrix product")
+    turned = [*rest, *summed]
+    sizes = dict(zip(term, x.shape, strict=True)) | dict(zip(matrix, weight.tensor.shape, strict=True))
+    before = t.between(op, x, [sizes[letter] for letter in turned])
+    after = t.between(op, x, [sizes[letter] for letter in [*rest, *made]])
+    t.node(op, "Transpose", [t.read(x)], {"perm": [term.index(letter) for letter in turned]}, before)
+    if matrix[0] in made:  # (out, in), as in a linear layer
+        inputs = [before, t.read(weight), None]
+        t.node(op, "Linear", inputs, output=after, domain=LINEAR_DOMAIN, free=True)
+    else:
+        t.node(op, "MatMul", [before, t.read(weight)], output=after, free=True)
+    order = [[*rest, *made].index(letter) for letter in result]
+    t.node(op, "Transpose", [after], {"perm": order})
 
 
 def _shape(operand: Any) -> Sequence[Any]:
@@ -113,6 +139,7 @@ LINEAR: dict[str, Row] = {
     "aten.conv_transpose2d": _conv_transpose,
     "aten.conv_transpose3d": _conv_transpose,
     "aten.convolution": _convolution_any,
+    "aten.einsum": _einsum,
     "aten.linear": _linear,
     "aten.matmul": _matmul("self", "other"),
     "aten.mm": _matmul("self", "mat2"),

@@ -6,7 +6,7 @@ What has no such place is fixed in the graph, with the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 from torch import nn
@@ -27,6 +27,8 @@ class Weights:
         op: the operator.
         weight: its weight.
         bias: its bias; None if there is no place for one.
+        beta: what the operator multiplies its bias with.
+        adds: the operator that adds the bias, if it is another one.
         layer: the path of the layer whose weight is computed from other parameters, and which can be
             replaced by a plain one; None for a weight that the network holds.
     """
@@ -34,6 +36,8 @@ class Weights:
     op: Op
     weight: Slot
     bias: Slot | None
+    beta: float = 1.0
+    adds: Op | None = None
     layer: str | None = None
 
 
@@ -87,6 +91,8 @@ def bind(
             else:
                 weights = _weights(op, aside)
                 _check_frozen(frozen, weights.weight[0])
+                if weights.bias is None:
+                    weights = _with_added(weights, translation, aside)
                 bindings.weights[op] = weights
         except Refusal as refusal:
             translation.fixed[node] = str(refusal)
@@ -122,9 +128,35 @@ def _weights(op: Op, aside: set[Slot]) -> Weights:
     if isinstance(bias, Constant):
         if not bias.slots or set(bias.slots) & aside:
             raise Refusal(f"the bias of {_shown(call)} is also used directly in the forward, or computed")
-        return Weights(op, own, _one(bias.slots, call.path, f"the bias of {_shown(call)}"))
+        place = _one(bias.slots, call.path, f"the bias of {_shown(call)}")
+        beta = float(op.arguments.get("beta", 1))
+        if beta == 0:
+            raise Refusal(f"{_shown(call)} takes its bias zero times")
+        return Weights(op, own, place, beta)
     empty = call.module._parameters.get("bias", call) is None and own[0] == call.path
     return Weights(op, own, (call.path, "bias") if empty else None)
+
+
+def _with_added(weights: Weights, translation: Translation, aside: set[Slot]) -> Weights:
+    """A bias that is added in the next operator, as in x @ w + b, is one all the same."""
+    readers = [use.node for use in translation.nodes[weights.op].outputs[0].uses()]
+    adding = translation.op_of[readers[0]] if len(readers) == 1 else None
+    if (
+        adding is None
+        or plain(adding.name) != "aten.add"
+        or not adding.exact
+        or adding.arguments["alpha"] != 1
+    ):
+        return weights
+    constants = [given for given in adding.inputs if isinstance(given, Constant)]
+    if len(constants) != 1 or not constants[0].slots or set(constants[0].slots) & aside:
+        return weights
+    try:
+        place = _one(constants[0].slots, adding.call.path, "the bias")
+    except Refusal:
+        return weights
+    del translation.fixed[readers[0]]
+    return replace(weights, bias=place, adds=adding)
 
 
 def _one(slots: tuple[Slot, ...], path: str, name: str) -> Slot:

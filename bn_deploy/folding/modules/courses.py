@@ -233,9 +233,17 @@ def _changed(before: dict[str, object], after: dict[str, object]) -> list[str]:
         if name not in before or name not in after:
             return False
         old, new = before[name], after[name]
+        if isinstance(old, Tensor) and isinstance(new, Tensor):
+            return old is new or _memory(old) == _memory(new)
         return old is new or (type(old) is type(new) and isinstance(old, _PLAIN) and old == new)
 
     return [name for name in sorted(before.keys() | after.keys()) if not same(name)]
+
+
+def _memory(tensor: Tensor) -> object:
+    """Where a tensor lies: two that lie in the same place are one under two names."""
+    strided = tensor.layout is torch.strided and tensor.device.type != "meta" and tensor.numel() > 0
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if strided else id(tensor)
 
 
 _PLAIN = (bool, int, float, str)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bn_deploy.batchnorm import native
 from bn_deploy.batchnorm.convert import native_of
@@ -66,7 +66,15 @@ def fold(module: nn.Module, example_inputs: Any = None) -> FoldResult:
 
 
 def _check_mode(network: nn.Module) -> None:
-    """Rules out code that runs otherwise in eval mode, but for torch's own layers."""
+    """Rules out code that runs otherwise in eval mode, but for torch's own layers, and lazy layers.
+
+    Raises:
+        ModelError: a lazy layer has never run.
+        Refusal: a layer that is not torch's own is in training mode.
+    """
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"{name} has no values yet; run the network once before it is folded")
     for path, module in network.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
         if module.training and not own and not native.is_relative(module):
@@ -78,11 +86,12 @@ def _check_mode(network: nn.Module) -> None:
 
 def _folded(network: nn.Module, sites: Sites, examples: list[Inputs]) -> tuple[nn.Module, FoldReport]:
     """The folded network and the outcome of every batch norm; a Refusal is the outcome of all."""
-    work = network
-    if sites.swapped:
-        work = twin(network)
-        for path, found in sites.swapped.items():
-            work = put(work, work.get_submodule(path), native_of(found))
+    work = twin(network) if sites.swapped or sites.kept else network
+    for path, found in sites.swapped.items():
+        work = put(work, work.get_submodule(path), native_of(found))
+    for path, layer in network.named_modules():
+        if layer.training and path in sites.kept:  # it would write to its statistics
+            work.get_submodule(path).forward = _unknown
     try:
         courses = explore(twin(work), examples, whole)
     except Unrun as error:
@@ -98,7 +107,15 @@ def _folded(network: nn.Module, sites: Sites, examples: list[Inputs]) -> tuple[n
     for path, found in sites.swapped.items():
         if path not in settled.folded:
             result = put(result, result.get_submodule(path), found.module)
+    for layer in result.modules():
+        if vars(layer).get("forward") is _unknown:
+            del layer.forward
     return result, sites.report(settled)
+
+
+def _unknown(x: Tensor) -> Tensor:
+    """Stands for a layer while the network is observed: nothing is known of this operator."""
+    return x.sin()
 
 
 def _with_own_modules(

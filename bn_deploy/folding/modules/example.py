@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bn_deploy.folding.modules.course import Inputs
+from bn_deploy.folding.modules.observe import Unrun, observe
 from bn_deploy.folding.modules.ranks import channel_counts
 from bn_deploy.folding.outcome import Refusal
 
@@ -34,10 +35,11 @@ def examples_for(network: nn.Module) -> list[Inputs]:
 
 def _runs(network: nn.Module, given: list[Tensor]) -> bool:
     try:
-        with torch.inference_mode():
-            network(*given)
-    except Exception:
+        observe(network, (tuple(given), {}))  # which does not let it write to what it keeps
+    except Unrun:
         return False
+    except Refusal:
+        return True
     return True
 
 
@@ -50,8 +52,8 @@ def _required(network: nn.Module) -> int:
 def _candidates(network: nn.Module) -> Iterator[Tensor]:
     """Tensors (N, C, ...) or (N, F) for the first layer with weights."""
     for module in network.modules():
-        weight = module._parameters.get("weight")
-        if weight is None or weight.dim() < 2:
+        weight = getattr(module, "weight", None)  # some compute it, as weight norm does
+        if not isinstance(weight, Tensor) or weight.dim() < 2:
             continue
         options: Any = {"dtype": weight.dtype, "device": weight.device}
         if isinstance(module, nn.Linear):

@@ -46,7 +46,7 @@ def prove(
         try:
             again = observe(network, course.given, course.answers, whole)
         except Unrun as error:
-            raise Unproved(f"with other weights the forward fails: {error}") from error
+            raise Unproved(f"after folding, the forward would fail: {error}") from error
         _compare(course, again, gone, moved, edits)
 
 
@@ -63,17 +63,17 @@ def _compare(course: Course, again: Course, gone: set[Op], moved: set[Op], edits
             continue
         other = next(rest, None)
         if other is None or plain(op.name) != plain(other.name) or len(op.outputs) != len(other.outputs):
-            raise Unproved("with other weights the forward takes another course", op.call.path)
+            raise Unproved("after folding, the forward would take another course", op.call.path)
         expected = op.arguments
         if op in edits.of_op:
             expected = _with_new(op, edits)
         if not (op in moved or _same(expected, other.arguments, pairs)):
-            raise Unproved("with other weights the forward uses other numbers", op.call.path)
+            raise Unproved("after folding, the forward would use other numbers", op.call.path)
         for ours, theirs in zip(op.outputs, other.outputs, strict=True):
             if ours is not None and theirs is not None:
                 pairs[ours] = theirs
     if next(rest, None) is not None or {pairs[value] for value in course.seen} != again.seen:
-        raise Unproved("with other weights the forward returns something else")
+        raise Unproved("after folding, the forward would return something else")
 
 
 def _shifted(op: Op | None, given: Value, shift: Tensor) -> Value:
@@ -89,10 +89,14 @@ def _with_new(op: Op, edits: Edits) -> dict[str, Any]:
     """The arguments that an edited operator has to have."""
     weight, bias = edits.of_op[op]
     names = _NAMES.get(plain(op.name), ("weight", "bias"))
-    if plain(op.name) in ("aten.matmul", "aten.mm", "aten.bmm"):
+    if plain(op.name) == "aten.einsum":
+        tensors = op.arguments["tensors"]
+        new = [Constant(weight) if isinstance(t, Constant) and weight is not None else t for t in tensors]
+        return {**op.arguments, "tensors": new}
+    if plain(op.name) in ("aten.add", "aten.matmul", "aten.mm", "aten.bmm"):
         names = (next(key for key, given in op.arguments.items() if isinstance(given, Constant)), "")
-    new = {name: Constant(t) for name, t in zip(names, (weight, bias), strict=True) if t is not None}
-    return {**op.arguments, **new}
+    changed = {name: Constant(t) for name, t in zip(names, (weight, bias), strict=True) if t is not None}
+    return {**op.arguments, **changed}
 
 
 _IN_TRAINING = ("momentum", "cudnn_enabled")

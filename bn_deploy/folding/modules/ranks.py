@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from bn_deploy.folding.modules.course import Inputs
+from bn_deploy.folding.modules.observe import Unrun, observe
+from bn_deploy.folding.outcome import Refusal
 
 
 class OneRank(nn.Identity):
@@ -43,10 +44,11 @@ def takes_other_rank(network: nn.Module, examples: Sequence[Inputs]) -> bool:
     for channels in sorted(set(channel_counts(network))):
         deep = args[0].detach().unsqueeze(1).expand(-1, channels, -1)
         try:
-            with torch.inference_mode():
-                network(deep, *args[1:], **kwargs)
-        except Exception:  # noqa: S112 - the forward is foreign code, and does not take it
+            observe(network, ((deep, *args[1:]), kwargs))  # which does not let it write to what it keeps
+        except Unrun:
             continue
+        except Refusal:
+            return True
         return True
     return False
 

@@ -80,7 +80,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         kwargs = kwargs or {}
         name = str(func)
         flat = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        depends = any(tensor in self._values for tensor in flat)
+        by_chance = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        depends = by_chance or any(tensor in self._values for tensor in flat)
         if depends and name in _READS:
             return self._read(func, flat[0])
         if depends and not self._whole(name) and _composite(func):
@@ -98,7 +99,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
             for made in _results(result):
                 # A literal comes in and goes out as the same tensor.
                 if made is not None and (name in _LITERALS or not any(made is given for given in flat)):
-                    self._made[made] = None
+                    if name in _LITERALS or not self._is_view(made, flat):
+                        self._made[made] = None
                     self._shared(made)[made] = None
             return result
         self._note(name, before, result, flat, written)
@@ -162,6 +164,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
             name = ".".join(filter(None, self._slots.get(id(tensor), [("", "a tensor that it keeps")])[0]))
             self.refusal = Refusal(f"the forward writes to {name}, so that no two passes need be alike")
             raise self.refusal
+
+    def _is_view(self, tensor: Tensor, given: list[Tensor]) -> bool:
+        """Whether `tensor` lies in the memory of something that the network keeps."""
+        shared = self._shared(tensor)
+        return any(self._shared(one) is shared and one not in self._made for one in given)
 
     def _shared(self, tensor: Tensor) -> MutableMapping[Tensor, None]:
         """The tensors that are known to lie in the same memory."""

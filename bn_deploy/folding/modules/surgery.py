@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.modules.bind import Bindings, Norm, Weights, is_gone
-from bn_deploy.folding.modules.course import Op, Slot, Value
+from bn_deploy.folding.modules.course import Constant, Op, Slot, Value
 from bn_deploy.folding.modules.translate import Translation
 from bn_deploy.folding.outcome import Refusal
 
@@ -68,6 +68,8 @@ def edits_of(translation: Translation, bindings: Bindings, changed: Mapping[str,
             continue
         # A use that wants nothing new disagrees with one that does.
         weight, bias = edits.of_op.get(op, (None, None))
+        if weights.adds is not None:
+            bias = edits.of_op.get(weights.adds, (None, None))[0]
         for slot, new in ((weights.weight, weight), (weights.bias, bias)):
             if new is None and slot is not None and slot in edits.tensors:
                 frozen[weights.weight[0]] = Disagreement.UNLIKE
@@ -84,12 +86,16 @@ def edits_of(translation: Translation, bindings: Bindings, changed: Mapping[str,
 def _read_weights(edits: Edits, translation: Translation, bindings: Bindings, weights: Weights) -> None:
     """Notes the new weights of one operator."""
     new: list[Tensor | None] = []
-    values = _weights_of(translation, weights.op)
+    values = _weights_of(translation, weights)
     for value, slot in zip(values, (weights.weight, weights.bias), strict=True):
         if value is None or value in translation.given:
             new.append(None)
             continue
         tensor = tensor_of(value)
+        if slot is not None and weights.adds is not None and slot == weights.bias:
+            tensor = _like_before(tensor, weights.adds)
+        if slot == weights.bias and weights.beta != 1:
+            tensor = tensor / weights.beta
         if slot is None:
             _shift_after(edits, bindings, weights.op, tensor)
             new.append(None)
@@ -99,6 +105,9 @@ def _read_weights(edits: Edits, translation: Translation, bindings: Bindings, we
             raise Refusal(Disagreement.UNLIKE)
         edits.tensors[slot] = tensor
         new.append(tensor)
+    if weights.adds is not None and new[1] is not None:
+        edits.of_op[weights.adds] = (new.pop(), None)
+        new.append(None)
     if new != [None, None]:
         edits.of_op[weights.op] = (new[0], new[1])
         if weights.layer is not None:
@@ -106,14 +115,31 @@ def _read_weights(edits: Edits, translation: Translation, bindings: Bindings, we
             edits.plain[weights.layer] = given
 
 
-def _weights_of(translation: Translation, op: Op) -> tuple[ir.Value | None, ir.Value | None]:
+def _like_before(shift: Tensor, adding: Op) -> Tensor:
+    """A shift in the shape of the parameter that is added until now."""
+    (held,) = (given.tensor for given in adding.inputs if isinstance(given, Constant))
+    if shift.numel() not in (1, held.numel()):
+        raise Refusal("what is added after it has another shape than the shift")
+    return shift.reshape(-1).expand(held.numel()).reshape(held.shape).clone()
+
+
+def _weights_of(translation: Translation, weights: Weights) -> tuple[ir.Value | None, ir.Value | None]:
     """The weight and the bias that the node of a linear operator has now."""
-    node = translation.nodes[op]
-    if node.op_type != "MatMul":
+    node = translation.nodes[weights.op]
+    if node.op_type != "MatMul" and weights.adds is None:
         return node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     weight = next(value for value in node.inputs if value is not None and value.const_value is not None)
     # The graph driver adds the shift in a node of its own.
-    added = [use.node for use in node.outputs[0].uses() if use.node not in translation.op_of]
+    readers = [use.node for use in node.outputs[0].uses()]
+    added = [reader for reader in readers if reader not in translation.op_of]
+    if added and (len(readers) > 1 or added[0].op_type != "Add"):
+        raise Refusal("what follows it would do more than add a shift")
+    if (
+        weights.adds is not None
+        and not added
+        and not any(translation.op_of[r] is weights.adds for r in readers)
+    ):
+        raise Refusal("what is added after it would go")
     return weight, added[0].inputs[1] if added else None
 
 
@@ -140,7 +166,7 @@ def _read_norm(edits: Edits, translation: Translation, norm: Norm, changed: Mapp
             if norm.path in edits.shifts:
                 edits.gone[norm.path] = Shift(edits.shifts[norm.path], norm.ops[0].arguments["input"]).eval()
         elif any(gone):
-            raise Refusal(f"it is called {len(nodes)} times, and not every call can be folded")
+            raise Refusal(f"not every one of its {len(nodes)} calls can be folded")
         return
     channels = int(channels_of(norm.ops[0]))
     affines = [field.along(1, channels) for field in new if field is not None]
@@ -228,7 +254,13 @@ def _plain(layer: nn.Module, weight: Tensor) -> nn.Module:
 
 
 def replace(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Puts `new` wherever `old` hangs: an object may be registered under several names. Returns `network`."""
+    """Puts `new` wherever `old` hangs: an object may be registered under several names.
+
+    Returns:
+        `network`, or `new` if that replaces it as a whole.
+    """
+    if network is old:
+        return new
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if child is old:
