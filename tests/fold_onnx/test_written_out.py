@@ -162,3 +162,14 @@ def test_a_division_by_zero_is_no_map() -> None:
     y = net.op("Div", net.conv("x", 4, 8), net.const(np.r_[0.0, np.ones(7)].reshape(8, 1, 1)))
     before = net.model(net.op("Tanh", y))
     assert untouched(before, folded(before)[0])
+
+
+def test_a_mean_of_many_deviations_is_still_subtracted_first() -> None:
+    """s x + t would round to the size of t, which is a hundred times that of the result."""
+    net = Net(("N", 8, 6, 6))
+    full = np.ones((1, 8, 1, 1))
+    y = net.op("Sub", net.op("Tanh", "x"), net.const(3 * full))
+    y = net.op("Mul", net.op("Mul", y, net.const(20 * full)), net.const(2 * full))
+    after, report = assert_faithful(net, net.op("Tanh", y))
+    assert census(after) == {"Tanh": 2, "Sub": 1, "Mul": 1}
+    assert len(report.kept) == 1

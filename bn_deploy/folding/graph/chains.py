@@ -68,8 +68,10 @@ class Chain:
 
     @property
     def is_short(self) -> bool:
-        """Whether nothing simpler could be written: one batch norm, or at most a Mul and then an Add."""
+        """Whether nothing simpler could be written: a batch norm, or a Mul and an Add, perhaps centred."""
         kinds = [part.node.op_type for part in self.links]
+        if len(kinds) > 1 and kinds[0] in ("Add", "Sub") and self.links[0].index == 0:
+            kinds = kinds[1:]
         return kinds in (["BatchNormalization"], ["Mul"], ["Add"], ["Mul", "Add"])
 
 

@@ -16,6 +16,10 @@ from bn_deploy.folding.graph.weights import Edit
 from bn_deploy.folding.outcome import Refusal
 
 
+_SPARE_BITS = 4
+"""How many binary digits writing a batch norm as one scale and one shift may cost."""
+
+
 @dataclass
 class Plan:
     """Changes that together leave what the network computes as it is.
@@ -109,14 +113,31 @@ def commit(network: Network, plan: Plan) -> None:
 
 
 def rewrite(network: Network, chain: Chain, changed: Field) -> None:
-    """Lets `chain` be the one or two nodes that compute `changed`."""
-    old, result = [part.node for part in chain.links], chain.result
+    """Lets `chain` be the one or two nodes that compute `changed`, after its first if that centres."""
+    first, result = chain.links[0], chain.result
     name = result.name
-    chain.links = _emit(network, changed, chain.source, result, old[-1])
+    rest = _after_centring(first, changed) if len(chain.links) > 1 else None
+    stays = [] if rest is None else [first]
+    old = [part.node for part in chain.links[len(stays) :]]
+    source = first.node.outputs[0] if stays else chain.source
+    chain.links = [*stays, *_emit(network, rest or changed, source, result, old[-1])]
     chain.field = changed
     if chain.result.name != name:  # the tensor is still found under its name
         result.name, chain.result.name = network.constants.fresh(f"{name}.old"), name
     _remove(network, old)
+
+
+def _after_centring(first: Link, changed: Field) -> Field | None:
+    """What `changed` does after a chain has subtracted its mean, if doing both at once would lose digits.
+
+    s (x - m) + r rounds to the size of the result, which is about one for what was normalized, but
+    s x + (r - s m) to that of the mean in deviations: each factor of two is a digit in base two.
+    """
+    if first.field.scales or not first.field.shifts:
+        return None
+    rest = Field(changed.scale, changed.shift - changed.scale * first.field.shift)
+    lost = np.abs(changed.shift).max() / (1 + np.abs(rest.shift).max())
+    return rest if lost > 2**_SPARE_BITS and not rest.is_identity else None
 
 
 def erase(network: Network, chain: Chain) -> None:
