@@ -3,7 +3,7 @@
 The house, bottom to top; imports run upwards only:
 
     errors  spec  artifact                          nouns: what everything is called
-    batchnorm  data  model                          what comes in
+    batchnorm  data  model  onnxfile                what comes in
     train  folding  exporting  engine  backends     verbs: each takes nouns and returns nouns
     verify  bench  report                           evidence
     run_folder  pipeline  cli                       the order of things

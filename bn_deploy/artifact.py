@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,51 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_files(path: Path) -> Iterator[Path]:
+    """Yields a path called as `path`, in a temporary folder beside it, for a file that comes with others.
+
+    When the block succeeds, whatever was written into that folder takes its place beside `path`, all of it or
+    nothing. One file replaces an older one in one step. Where there are several, the older ones are moved out
+    of the way first: a machine that dies in between leaves files missing, never an old one with a new one.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        try:
+            yield folder / path.name
+            made = sorted(folder.iterdir())
+            for file in made:
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+            _move(made, path.parent, folder)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _move(files: Sequence[Path], into: Path, attic: Path) -> None:
+    """Moves `files` into the folder `into`; if one cannot be moved, that folder is left as it was."""
+    with ExitStack() as undo:
+        for file in files if len(files) > 1 else ():  # one file is replaced in one step
+            target, older = into / file.name, attic / f"{file.name}.older"
+            if os.path.lexists(target):
+                target.replace(older)
+                undo.callback(older.replace, target)
+        for file in files:
+            target = into / file.name
+            file.replace(target)
+            undo.callback(target.unlink)
+        undo.pop_all()
 
 
 def _sync_folder(folder: Path) -> None:

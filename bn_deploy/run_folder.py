@@ -21,7 +21,7 @@ FORMAT = "bn-deploy-manifest/1"
 CHECKPOINT, FOREIGN_CHECKPOINT = "checkpoint", "checkpoint.foreign"
 NATIVE, FOLDED, PLAN, SIDECAR = "onnx.native", "onnx.folded", "plan", "plan.sidecar"
 TRAINING, TRAINING_PLOT = "training", "training.plot"
-PARITY, LATENCY, REPORT = "parity", "latency", "report"
+PARITY, PARITY_PLOT, LATENCY, REPORT = "parity", "parity.plot", "latency", "report"
 
 FILES: dict[str, tuple[str, str]] = {
     CHECKPOINT: ("checkpoint.safetensors", "bn-deploy train"),
@@ -32,6 +32,7 @@ FILES: dict[str, tuple[str, str]] = {
     PLAN: ("model.plan", "bn-deploy build"),
     SIDECAR: ("model.plan.json", "bn-deploy build"),
     PARITY: ("parity.json", "bn-deploy verify"),
+    PARITY_PLOT: ("parity.png", "bn-deploy verify --localise"),
     LATENCY: ("latency.json", "bn-deploy bench"),
     REPORT: ("report.json", "bn-deploy run"),
 }

@@ -23,13 +23,28 @@ class Precision(str, Enum):
 
 
 class Stage(str, Enum):
-    """The forms a network passes through, in order; neighbours are compared with each other."""
+    """The forms a network passes through, in order; each is compared with the one that it was made from."""
 
     TRAINED = "trained"
     CONVERTED = "converted"
+    NATIVE = "native"  # the ONNX file of the converted network
     FOLDED = "folded"
-    ONNX = "onnx"
+    ONNX = "onnx"  # the ONNX file of the folded network
     ENGINE = "engine"
+
+    @property
+    def parent(self) -> Stage | None:
+        """The form that this one is made from; None for the trained network."""
+        return _PARENTS.get(self)
+
+
+_PARENTS = {
+    Stage.CONVERTED: Stage.TRAINED,
+    Stage.NATIVE: Stage.CONVERTED,
+    Stage.FOLDED: Stage.CONVERTED,
+    Stage.ONNX: Stage.FOLDED,
+    Stage.ENGINE: Stage.ONNX,
+}
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,19 @@ ROOMS: dict[str, set[str]] = {
     "data": set(),
     "model": {"batchnorm"},
     "train": {"batchnorm", "data", "model"},
-    "folding": {"batchnorm"},
+    "onnxfile": set(),
+    "folding": {"batchnorm", "onnxfile"},
     "exporting": set(),
     "engine": set(),
     "backends": {"engine"},
-    "verify": {"backends", "data"},
+    "verify": {"backends", "data", "onnxfile"},
     "bench": {"backends"},
     "report": {"bench", "exporting", "folding", "train", "verify"},
     "run_folder": set(),
     "doctor": {"backends", "bench", "engine"},
     "pipeline": {
         *("backends", "batchnorm", "bench", "data", "engine", "exporting", "folding", "model"),
-        *("report", "run_folder", "train", "verify"),
+        *("onnxfile", "report", "run_folder", "train", "verify"),
     },
     "cli": {
         *("backends", "bench", "data", "doctor", "engine", "model", "pipeline", "report", "run_folder"),
@@ -61,7 +62,9 @@ HOMES: dict[str, set[str]] = {
     "time": {"bench/measure.py"},
     "torch": {
         *("batchnorm", "folding", "model", "train", "exporting/onnx_file.py", "backends/pytorch.py"),
-        *("backends/device_memory.py", "pipeline/evidence.py", "pipeline/forms.py"),
+        *("backends/device_memory.py", "pipeline/forms.py", "verify/bounds.py", "verify/call.py"),
+        *("verify/certify.py", "verify/layers.py", "verify/perturb.py", "verify/program.py"),
+        *("verify/rerun.py", "verify/rules.py"),
     },
 }
 

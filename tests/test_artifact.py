@@ -13,6 +13,7 @@ import pytest
 
 from bn_deploy.artifact import (
     Artifact,
+    atomic_files,
     atomic_path,
     read_json,
     sha256_bytes,
@@ -126,3 +127,84 @@ def test_facts_must_be_fit_for_json(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
     artifact = Artifact.of("x", tmp_path / "x", "a command", {}, {"census": {"Conv": 2}})
     assert json.loads(json.dumps(dict(artifact.facts))) == {"census": {"Conv": 2}}
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_two(path: Path, data: bytes) -> None:
+    with atomic_files(path) as staged:
+        assert staged.name == path.name
+        staged.write_bytes(data)
+        staged.with_name("x.bin.data").write_bytes(data * 2)
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    for data in (b"old", b"new"):
+        write_two(tmp_path / "below" / "x.bin", data)
+        assert listing(tmp_path / "below") == {"x.bin": data, "x.bin.data": data * 2}
+
+
+def test_a_failure_among_several_files_keeps_the_old_ones_and_leaves_nothing(tmp_path: Path) -> None:
+    write_two(tmp_path / "x.bin", b"old")
+
+    def fail() -> None:
+        with atomic_files(tmp_path / "x.bin") as staged:
+            staged.write_bytes(b"half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert listing(tmp_path) == {"x.bin": b"old", "x.bin.data": b"oldold"}
+
+
+@pytest.mark.parametrize("existing", [True, False])
+@pytest.mark.parametrize("failing", range(4))
+def test_a_file_that_cannot_be_moved_brings_the_others_back(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, existing: bool
+) -> None:
+    if existing:
+        write_two(tmp_path / "x.bin", b"old")
+    before = listing(tmp_path)
+    moves = 0
+    replace = Path.replace
+
+    def fragile(path: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves == failing + 1:
+            raise OSError(5, "Input/output error")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fragile)
+    if failing >= 2 and not existing:  # there are no old files to move out of the way
+        write_two(tmp_path / "x.bin", b"new")
+        assert moves == 2
+        return
+    with pytest.raises(InputError, match=r"cannot write .*x.bin: Input/output error"):
+        write_two(tmp_path / "x.bin", b"new")
+    assert listing(tmp_path) == before
+
+
+def test_one_file_alone_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.bin"
+    write_bytes(path, b"old")
+    moved = []
+    replace = Path.replace
+
+    def noted(source: Path, target: Path) -> Path:
+        moved.append(target.name)
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    with atomic_files(path) as staged:
+        staged.write_bytes(b"new")
+    assert moved == ["x.bin"]
+    assert listing(tmp_path) == {"x.bin": b"new"}
+
+
+def test_files_cannot_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").mkdir()
+    with pytest.raises(InputError, match="it is a folder"):
+        write_two(tmp_path / "x.bin", b"new")

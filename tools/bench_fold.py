@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> int:
     """Prints how long folding takes, and how much memory."""
     if arguments:
         verb, path, *about = arguments
-        {"make": _make, "measure": _measure}[verb](Path(path), *about)
+        if verb == "make":
+            _make(Path(path), *about)
+        else:
+            _measure(Path(path))
         return 0
     for what in FILES:
         for files in ("one file", "two files"):

@@ -1,10 +1,11 @@
-"""Fills the generated parts of README.md: the table of commands and one real screen of output.
+"""Fills the generated parts of README.md: tables of commands and of folding, one real screen of output.
 
     python tools/readme.py            writes them
     python tools/readme.py --check    exits 1 if they are stale
 
 The commands come from the command line itself, the screen from the report that tools/make_reference.py left
-in models/lenet-bn: the README holds no figure that a tool did not produce.
+in models/lenet-bn, the table of folding from what tools/fold_survey.py found: the README holds no figure that
+a tool did not produce.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import click
 
+import fold_table
+from bn_deploy.artifact import read_json
 from bn_deploy.cli import COMMANDS, group
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +40,12 @@ def screen() -> str:
     return f"```text\n{(ROOT / 'models/lenet-bn/report.txt').read_text(encoding='utf-8').rstrip()}\n```"
 
 
-PARTS = {"commands": commands, "screen": screen}
+def survey() -> str:
+    """What each tool folds."""
+    return fold_table.table(read_json(fold_table.FILE))
+
+
+PARTS = {"commands": commands, "screen": screen, "survey": survey}
 
 
 def filled(text: str) -> str:

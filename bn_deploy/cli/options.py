@@ -131,6 +131,16 @@ fold_bn = click.option(
 )
 src = click.argument("src", metavar="SRC.onnx", type=_FILE)
 dst = click.argument("dst", metavar="DST.onnx", type=_FILE)
+pad_exact = click.option(
+    "--pad-exact",
+    is_flag=True,
+    help="Also split a batch norm before padded zeros: its scale is folded, its shift stays as one Add.",
+)
+merge_branches = click.option(
+    "--merge-branches",
+    is_flag=True,
+    help="Also merge parallel linear layers, and batch norms beside them, that are added up.",
+)
 check = click.option(
     "--check/--no-check",
     default=True,
@@ -151,6 +161,36 @@ workspace = click.option(
 tf32 = click.option("--tf32", is_flag=True, help="Allow TF32 products, which keep 10 bits of the mantissa.")
 optimization_level = click.option(
     "--optimization-level", type=click.IntRange(0, 5), help="How hard TensorRT searches for fast kernels."
+)
+models = click.argument("models", metavar="[A.onnx B.onnx|B.plan]", nargs=-1, type=_FILE)
+inputs = click.option(
+    "--inputs",
+    type=_FILE,
+    metavar="FILE.npz",
+    help="Inputs for two models, an array under each input's name.",
+)
+from_file = click.option(
+    "--from", "from_file", type=_FILE, metavar="parity.json", help="Judge stored numbers again; run nothing."
+)
+localise = click.option(
+    "--localise", is_flag=True, help="Also compare layer by layer, and name the first layer that is off."
+)
+max_abs = click.option(
+    "--max-abs",
+    type=click.FloatRange(min=0),
+    help="Also fail where a logit differs from float64 by more than this.",
+)
+min_agreement = click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Also fail where a smaller share of labels agrees with float64.",
+)
+bound = click.option(
+    "--bound",
+    type=click.Choice(["first order", "strict"]),
+    default="first order",
+    show_default=True,
+    help="How labels are proven: strict neglects nothing, and proves fewer.",
 )
 require_engine = click.option(
     "--require-engine", is_flag=True, help="Fail, with exit code 3, where the engine cannot be run."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect as inspect_code
 import logging
 import warnings
 from collections import Counter
@@ -9,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -100,6 +103,25 @@ def export(
     return summary
 
 
+def layer_names(
+    network: nn.Module, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> dict[str, str]:
+    """The values of the graph that `export` writes, each with the path of the layer that made it.
+
+    The file itself does not say: what the exporter notes of layers is removed with its other remarks.
+
+    Raises:
+        ModelError: the network cannot be exported.
+    """
+    _require_eval(network)
+    names: dict[str, str] = {}
+    for node in _to_ir(network, inputs, outputs).graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        if len(scopes) > 1:
+            names.update((value.name, scopes[-2]) for value in node.outputs if value.name)
+    return names
+
+
 def inspect(path: str | Path) -> OnnxFile:
     """Reads what is in an ONNX file.
 
@@ -134,6 +156,16 @@ def _require_eval(network: nn.Module) -> None:
             )
 
 
+def _as_passed(network: nn.Module, shapes: tuple[Any, ...]) -> Any:
+    """The shapes in the structure of the forward's arguments: those of `*args` are one tuple in it."""
+    parameters = inspect_code.signature(network.forward).parameters.values()
+    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    if rest is None:
+        return shapes
+    named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][: len(shapes)]
+    return {**dict(zip(named, shapes, strict=False)), rest: shapes[len(named) :]}
+
+
 def _to_ir(network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:
     """Runs PyTorch's exporter without its optimizer."""
     batch = torch.export.Dim("batch", min=1)
@@ -151,7 +183,7 @@ def _to_ir(network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[T
                 opset_version=OPSET,
                 input_names=[spec.name for spec in inputs],
                 output_names=[spec.name for spec in outputs],
-                dynamic_shapes=shapes,
+                dynamic_shapes=_as_passed(network, shapes),
             )
     except Exception as error:  # the exporter runs foreign code
         raise ModelError(f"the network cannot be exported to ONNX: {_cause(error)}") from error

@@ -10,8 +10,9 @@ from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions
 from bn_deploy.errors import NotAvailable, RunFolderError
 from bn_deploy.exporting.onnx_file import inspect
-from bn_deploy.pipeline.evidence import bench, verify
+from bn_deploy.pipeline.evidence import bench
 from bn_deploy.pipeline.make import build, export, read_training, train
+from bn_deploy.pipeline.verification import verify
 from bn_deploy.report.report import Report
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Track, announced, silent

@@ -1,22 +1,19 @@
-"""Evidence about the files of a run: verify and bench. Each function is one command."""
+"""What a run folder holds for whoever measures its files, and bench, the command that times them."""
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bn_deploy import data
 from bn_deploy import run_folder as kinds
-from bn_deploy.artifact import write_json
-from bn_deploy.backends import BACKENDS, backend
-from bn_deploy.backends.base import Array, Feeds, Runner
+from bn_deploy.backends import BACKENDS
+from bn_deploy.backends.base import Feeds
 from bn_deploy.bench.environment import environment
 from bn_deploy.bench.measure import Candidate, MeasureOptions, measure
 from bn_deploy.bench.record import LatencyRecord
@@ -25,14 +22,16 @@ from bn_deploy.errors import DataError, NotAvailable, RunFolderError
 from bn_deploy.exporting.onnx_file import export as export_onnx
 from bn_deploy.pipeline.forms import Forms, forms_of
 from bn_deploy.run_folder import RunFolder
-from bn_deploy.spec import Stage, Track, silent
+from bn_deploy.spec import Track, silent
 from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint
-from bn_deploy.verify.compare import Reference, compare
-from bn_deploy.verify.parity import Parity
 
 
-def _origin(run: RunFolder) -> Checkpoint:
-    """The checkpoint that the folded model was made from."""
+def origin(run: RunFolder) -> Checkpoint:
+    """The checkpoint that the folded model was made from.
+
+    Raises:
+        RunFolderError: the folded model or the checkpoint is missing or stale.
+    """
     ancestors = run.require(kinds.FOLDED).made_from
     for kind in (kinds.CHECKPOINT, kinds.FOREIGN_CHECKPOINT):
         if kind in ancestors:
@@ -46,97 +45,30 @@ def load_dataset(checkpoint: Checkpoint, data_dir: Path | None, track: Track = s
     Raises:
         DataError: they cannot be had, or are not the same.
     """
-    return _same(data.load(checkpoint.dataset, data_dir=data_dir, track=track), checkpoint)
+    return same(data.load(checkpoint.dataset, data_dir=data_dir, track=track), checkpoint)
 
 
-def _same(dataset: Dataset, checkpoint: Checkpoint) -> Dataset:
+def same(dataset: Dataset, checkpoint: Checkpoint) -> Dataset:
+    """`dataset`, which must be the one that the checkpoint was trained on.
+
+    Raises:
+        DataError: it is not.
+    """
     if dataset.digest != checkpoint.dataset_digest:
         raise DataError(f"the data set {dataset.name} here is not the one that the checkpoint was trained on")
     return dataset
 
 
-def verify(
-    run: RunFolder,
-    *,
-    dataset: Dataset | None = None,
-    data_dir: Path | None = None,
-    require_engine: bool = False,
-    threads: int = 1,
-    track: Track = silent,
-) -> Parity:
-    """Compares trained, converted, folded, ONNX and engine over the test set; writes parity.json.
-
-    Args:
-        run: where the models are.
-        dataset: the data that the checkpoint was trained on, if they are in memory already.
-        data_dir: else, the folder that they are read from.
-        require_engine: whether an engine that cannot be run is an error.
-        threads: CPU threads of each backend that has them.
-        track: follows the comparison.
+def plan(run: RunFolder) -> Path:
+    """The run folder's plan.
 
     Raises:
-        RunFolderError: a file is missing or stale.
-        NotAvailable: ONNX Runtime is missing, or the engine cannot be run here and `require_engine` is set.
+        NotAvailable: none has been built yet.
+        RunFolderError: it is stale, or not the recorded one.
     """
-    checkpoint = _origin(run)
-    run.prepare()  # a folder that cannot be written is found before the work
-    dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
-    forms = forms_of(checkpoint)
-    networks = {
-        Stage.TRAINED: forms.trained,
-        Stage.CONVERTED: forms.converted,
-        Stage.FOLDED: forms.folded,
-    }
-    folded = run.require(kinds.FOLDED)
-    digests = {**folded.made_from, kinds.FOLDED: folded.sha256}
-    unavailable: dict[Stage, str] = {}
-    with ExitStack() as stack:
-        runners: dict[Stage, Runner] = {
-            stage: stack.enter_context(backend("torch").open(forms.bounded(network), threads=threads))
-            for stage, network in networks.items()
-        }
-        runners[Stage.ONNX] = stack.enter_context(backend("ort").open(folded.path, threads=threads))
-        try:
-            plan = _plan(run)
-            runners[Stage.ENGINE] = stack.enter_context(backend("trt").open(plan, threads=threads))
-            digests[kinds.PLAN] = run.require(kinds.PLAN).sha256
-        except NotAvailable as error:
-            if require_engine:
-                raise
-            unavailable[Stage.ENGINE] = str(error)
-        parity = compare(
-            runners,
-            _float64(checkpoint),
-            dataset.test.images,
-            dataset.test.labels,
-            unavailable=unavailable,
-            digests=digests,
-            dataset=dataset.name,
-            track=track,
-        )
-    parity = replace(parity, environment=environment())
-    write_json(run.path(kinds.PARITY), parity.to_json())
-    run.record(kinds.PARITY, made_from=digests)
-    return parity
-
-
-def _plan(run: RunFolder) -> Path:
-    """The run folder's plan; that there is none yet makes the engine unavailable, a stale one is an error."""
     if run.find(kinds.PLAN) is None:
         raise NotAvailable("no engine has been built yet; `bn-deploy build` makes one")
     return run.require(kinds.PLAN).path
-
-
-def _float64(checkpoint: Checkpoint) -> Reference:
-    """The trained network in float64: the arbiter."""
-    network = copy.deepcopy(checkpoint.network).double().eval()
-
-    def run_network(images: Array) -> Array:
-        with torch.inference_mode():
-            logits: Array = network(torch.from_numpy(images.astype(np.float64))).numpy()
-        return logits
-
-    return run_network
 
 
 @dataclass(frozen=True)
@@ -173,9 +105,9 @@ def bench(
         NotAvailable: a backend that was named, or every one, cannot run here.
         InputError: an engine does not take one of the batch sizes.
     """
-    checkpoint = _origin(run)
+    checkpoint = origin(run)
     run.prepare()  # a folder that cannot be written is found before the work
-    dataset = _same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
+    dataset = same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
     images = dataset.test.images
     forms = forms_of(checkpoint)
     name = forms.row.inputs[0].name
@@ -224,8 +156,8 @@ def _sources(name: str, run: RunFolder, forms: Forms, stack: ExitStack) -> _Sour
         networks = {**custom, "native": forms.converted, "folded": forms.folded}
         return _Sources({label: forms.bounded(network) for label, network in networks.items()}, digests)
     if name == "trt":
-        plan = _plan(run)
-        return _Sources({"folded": plan}, {**digests, kinds.PLAN: run.require(kinds.PLAN).sha256})
+        plan_file = plan(run)
+        return _Sources({"folded": plan_file}, {**digests, kinds.PLAN: run.require(kinds.PLAN).sha256})
     sources: dict[str, object] = {}
     for label, network in custom.items():
         # The hand-written layer as it stands, in elementwise operators: what converting and folding are

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
-from bn_deploy.artifact import atomic_path
-from bn_deploy.errors import CheckFailed
+from bn_deploy.errors import CheckFailed, Inconclusive
 from bn_deploy.folding.graph.onnx_file import fold_onnx
 from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.verify.pair import PairParity, compare_files
@@ -22,20 +19,59 @@ class FoldedFile:
     parity: PairParity | None
 
 
-def fold_file(src: Path, dst: Path, *, check: bool = True) -> FoldedFile:
+def fold_file(
+    src: Path, dst: Path, *, check: bool = True, pad_exact: bool = False, merge_branches: bool = False
+) -> FoldedFile:
     """Folds `src` and writes `dst`, whole or not at all; with `check`, only if both compute the same.
+
+    `pad_exact` and `merge_branches` are those of `fold_onnx`.
 
     Raises:
         ModelError: `src` is no ONNX file that can be folded.
         CheckFailed: the two do not compute the same; `dst` is not written.
-        InputError: the two cannot be compared, or `dst` cannot be written.
+        Inconclusive: the two cannot be run; `dst` is not written.
+        InputError: `dst` cannot be written.
     """
-    with atomic_path(dst) as temporary:
-        report = fold_onnx(src, temporary)
-        parity = compare_files(onnx.load(src), onnx.load(temporary)) if check else None
-        if parity is not None and not parity.passed:
-            raise CheckFailed(
-                f"folding {src} changed what it computes: rms {parity.rms:.2e}, where its own type "
-                f"explains {parity.rms_own:.2e}; {dst} was not written"
-            )
+    parity: PairParity | None = None
+
+    def compare(folded: Path) -> None:
+        nonlocal parity
+        parity = checked(src, folded, f"{src} folded", f"{dst} was not written")
+
+    report = fold_onnx(
+        src,
+        dst,
+        pad_exact=pad_exact,
+        merge_branches=merge_branches,
+        before_naming=compare if check else None,
+    )
     return FoldedFile(report, parity)
+
+
+def checked(before: Path, after: Path, what: str, otherwise: str) -> PairParity:
+    """Compares a file with what folding has made of it.
+
+    Args:
+        before: the one.
+        after: the other.
+        what: how messages call the second one.
+        otherwise: what they say about the consequence.
+
+    Raises:
+        CheckFailed: the two do not compute the same.
+        Inconclusive: they cannot be run.
+    """
+    try:
+        parity = compare_files(before, after)
+    except Inconclusive as error:
+        raise Inconclusive(
+            f"{what} was not checked: {error}; {otherwise}; --no-check does without"
+        ) from error
+    except CheckFailed as error:
+        raise CheckFailed(f"{what} does not compute the same: {error}; {otherwise}") from error
+    if not parity.passed:
+        raise CheckFailed(
+            f"{what} does not compute the same: the relative difference is {parity.rms:.2e}, where the "
+            f"file's own type explains {parity.bound:.2e}; {otherwise}"
+        )
+    return parity

@@ -6,13 +6,13 @@ A function reads what it needs from the run folder, calls the stages, and writes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bn_deploy import run_folder as kinds
-from bn_deploy.artifact import read_json, sha256_file, write_json
+from bn_deploy.artifact import atomic_path, read_json, sha256_file, write_json
 from bn_deploy.batchnorm.flavours import find
 from bn_deploy.bench.measure import CLOCK
 from bn_deploy.data.dataset import Dataset
@@ -23,6 +23,7 @@ from bn_deploy.exporting.onnx_file import OnnxFile
 from bn_deploy.exporting.onnx_file import export as export_onnx
 from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.model import build as build_network
+from bn_deploy.pipeline.file import checked
 from bn_deploy.pipeline.forms import forms_of
 from bn_deploy.report.plots import plot_training
 from bn_deploy.run_folder import RunFolder
@@ -31,6 +32,7 @@ from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from bn_deploy.train.loop import Training
 from bn_deploy.train.loop import train as train_network
 from bn_deploy.train.recipe import Recipe
+from bn_deploy.verify.pair import PairParity
 from bn_deploy.version import version
 
 TRAINING_FORMAT = "bn-deploy-training/1"
@@ -109,24 +111,34 @@ def read_training(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote: the network as trained, and, if asked for, without batch norms."""
+    """What `export` wrote: the network as trained, and, if asked for, without batch norms.
+
+    Attributes:
+        native, folded: the two files.
+        report: what became of each batch norm.
+        parity: how far the second file is from the first; None if not compared.
+    """
 
     native: OnnxFile
     folded: OnnxFile | None
     report: FoldReport | None
+    parity: PairParity | None
 
 
-def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool) -> Exported:
+def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool, check: bool = True) -> Exported:
     """Writes model.onnx (as trained, in standard operators) and, with `fold_bn`, model.folded.onnx.
 
     Args:
         run: where they go.
         checkpoint: the network; None takes the run folder's own.
         fold_bn: whether to write the second file.
+        check: whether to compare the second file with the first before it gets its name.
 
     Raises:
         CheckpointError, RunFolderError: the checkpoint cannot be used.
-        CheckFailed: an exported graph is not what it must be; then neither file is replaced.
+        CheckFailed: an exported graph is not what it must be, or the two files do not compute the same; that
+            file is not replaced.
+        Inconclusive: the two files cannot be compared; the second one is not replaced.
     """
     path = run.require(kinds.CHECKPOINT).path if checkpoint is None else checkpoint
     loaded = load_checkpoint(path)
@@ -146,11 +158,17 @@ def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool) -> Exporte
     if not fold_bn:
         if (older := run.find(kinds.FOLDED)) and older.made_from != made_from:
             run.forget(kinds.FOLDED)  # it is of another network than the file just written
-        return Exported(native, None, None)
-    folded = write(forms.folded, run.path(kinds.FOLDED), batchnorms=len(forms.report.kept))
+        return Exported(native, None, None, None)
+    parity = None
+    with atomic_path(run.path(kinds.FOLDED)) as staged:
+        folded = write(forms.folded, staged, batchnorms=len(forms.report.kept))
+        if check:
+            otherwise = f"{run.path(kinds.FOLDED)} was not written"
+            parity = checked(run.path(kinds.NATIVE), staged, "the folded network", otherwise)
+    folded = replace(folded, path=run.path(kinds.FOLDED))
     facts = {"census": folded.census, "folds": forms.report.to_json()}
     run.record(kinds.FOLDED, made_from=made_from, facts=facts)
-    return Exported(native, folded, forms.report)
+    return Exported(native, folded, forms.report, parity)
 
 
 def _metadata(checkpoint: Checkpoint, digest: str) -> dict[str, str]:

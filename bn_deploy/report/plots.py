@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bn_deploy.artifact import atomic_path
 from bn_deploy.train.loop import Training
+from bn_deploy.verify.localise import LayerParity
 
 
 def plot_training(training: Training, dataset: str, path: Path) -> None:
@@ -47,4 +49,31 @@ def plot_training(training: Training, dataset: str, path: Path) -> None:
         axes.grid(visible=True, alpha=0.3)
     with atomic_path(path) as temporary:
         # Without the software's name and version the same training gives the same bytes.
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+
+
+def plot_layers(layers: Sequence[LayerParity], path: Path) -> None:
+    """Draws how the error of each form grows from layer to layer, relative to the size of the layer's output.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names = list(dict.fromkeys(row.layer for row in layers))
+    lines = {"trained": {row.layer: row.own / (row.size or 1.0) for row in layers}}
+    for row in layers:
+        lines.setdefault(row.stage, {})[row.layer] = row.rms / (row.size or 1.0)
+    for form, points in lines.items():
+        places = [place for place, name in enumerate(names) if points.get(name, 0.0) > 0]
+        axes.plot(places, [points[names[p]] for p in places], marker=".", label=form)
+    axes.set(yscale="log", ylabel="rms error / rms output", xlabel="layer", title="distance to float64")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize="x-small", ncols=3)
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})

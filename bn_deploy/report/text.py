@@ -11,8 +11,8 @@ from bn_deploy.exporting.onnx_file import OnnxFile
 from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.report.layout import counted, milliseconds, table, wrapped
 from bn_deploy.report.report import Report
+from bn_deploy.report.verification import parity_text
 from bn_deploy.train.loop import Training
-from bn_deploy.verify.parity import FACTOR, Parity
 from bn_deploy.version import version
 
 
@@ -36,49 +36,6 @@ beta  of the first batch norm  {_vector(training.first_beta)}
 test accuracy with the moving averages        {training.test_accuracy_moving:.4f}
 test accuracy with statistics re-estimated    {training.test_accuracy:.4f}  ({gain:+.2f} points, \
 over {training.statistics_images:,} training images)"""
-
-
-def parity_text(parity: Parity) -> str:
-    """The comparison: each form against float64, each step, and the verdict."""
-    rows = [
-        (
-            stage.stage,
-            f"{stage.backend} {stage.provider}, {stage.precision}",
-            f"{stage.accuracy * 100:.2f} %",
-            f"{stage.max_abs:.2e}",
-            f"{stage.rms:.2e}",
-            "reference" if index == 0 else "pass" if parity.passes(stage) else "FAIL",
-        )
-        for index, stage in enumerate(parity.stages)
-    ]
-    steps = [
-        (
-            f"{step.before}/{step.after}",
-            f"{step.max_abs:.2e}",
-            f"{step.rms:.2e}",
-            f"{step.agree:,} of {step.images:,}",
-            f"image {step.worst_image}",
-        )
-        for step in parity.steps
-    ]
-    against = ["form", "runs on", "accuracy", "max to float64", "rms to float64", "verdict"]
-    lines = [
-        table(against, rows, left=2),
-        "",
-        table(["step", "max", "rms", "same label", "worst at"], steps),
-        *(wrapped(f"{stage}: not run: {reason}") for stage, reason in parity.unavailable.items()),
-        "",
-    ]
-    bound = f"rms to float64 at most {FACTOR:g} x the trained network's own, {parity.bound:.2e}"
-    if parity.failed is None:
-        lines.append(f"parity holds over {parity.images:,} images: {bound}")
-    else:
-        bad = next(s for s in parity.stages[1:] if not parity.passes(s))
-        lines.append(
-            f"PARITY FAILS at {parity.failed}: rms to float64 {bad.rms:.2e}, allowed {bound}; "
-            f"worst image {bad.worst_image}"
-        )
-    return "\n".join(lines)
 
 
 def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:

@@ -307,8 +307,8 @@ def _tamper(run: Path, kind: str, change: Callable[[dict[str, Any]], object]) ->
         ("training", lambda value: value.pop("threads")),
         ("parity", lambda value: value.update(stages=[], steps=[])),
         ("parity", lambda value: value["stages"].pop()),
-        ("parity", lambda value: value.update(rms_trained=float("inf"))),
-        ("parity", lambda value: value.update(rms_trained=float("nan"))),
+        ("parity", lambda value: value["stages"][0].update(rms=None)),
+        ("parity", lambda value: value["stages"][0].update(rms=float("nan"))),
         ("latency", lambda value: value.pop("results")),
     ],
 )

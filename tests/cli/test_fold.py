@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from bn_deploy.cli import main
 from bn_deploy.exporting.onnx_file import inspect
-from bn_deploy.folding.graph.onnx_file import fold_onnx
-from bn_deploy.pipeline import file
+from bn_deploy.folding.graph import onnx_file
+from bn_deploy.folding.graph.driver import fold_model
+from bn_deploy.folding.outcome import FoldReport
 
 MODEL = Path(__file__).parents[2] / "models" / "lenet-bn" / "model.onnx"
 
@@ -46,27 +48,64 @@ def test_strict_is_exit_1_if_a_batch_norm_stays(tmp_path: Path, capsys: pytest.C
     assert main(["fold", *where, "--strict"]) == 1
 
 
+def wrong(model: ir.Model, **options: bool) -> FoldReport:
+    """Folds, and then scales one weight by 1 %."""
+    report = fold_model(model, **options)
+    value = next(iter(model.graph.initializers.values()))
+    assert value.const_value is not None
+    value.const_value = ir.Tensor((value.const_value.numpy() * 1.01).astype("float32"), name=value.name)
+    return report
+
+
 def test_a_wrong_fold_is_not_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.onnx"
     out.write_bytes(b"what was there")
-
-    def wrong(src: Path, dst: Path) -> object:
-        report = fold_onnx(src, dst)
-        model = onnx.load(dst)
-        weight = model.graph.initializer[0]
-        array = onnx.numpy_helper.to_array(weight) * 1.01
-        weight.CopyFrom(onnx.numpy_helper.from_array(array.astype("float32"), weight.name))
-        onnx.save(model, dst)
-        return report
-
-    monkeypatch.setattr(file, "fold_onnx", wrong)
+    monkeypatch.setattr(onnx_file, "fold_model", wrong)
     assert main(["fold", str(MODEL), str(out)]) == 1
-    assert "changed what it computes" in capsys.readouterr().err
+    assert "does not compute the same" in capsys.readouterr().err
     assert out.read_bytes() == b"what was there"
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
     assert main(["fold", str(MODEL), str(out), "--no-check"]) == 0
+    assert "not checked" in capsys.readouterr().out
+
+
+def test_the_check_says_what_it_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fold", str(MODEL), str(tmp_path / "out.onnx")]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(
+        "checked on 8 random and boundary inputs, in batches of 1 and 7, by ONNX's reference implementation, "
+        "both in float64: relative difference "
+    )
+
+
+def test_what_cannot_be_checked_is_not_written_without_being_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(MODEL)
+    model.opset_import.append(onnx.helper.make_opsetid("some.where", 1))
+    node = onnx.helper.make_node("Special", [model.graph.output[0].name], ["special"], domain="some.where")
+    model.graph.node.append(node)
+    model.graph.output[0].name = "special"
+    onnx.save(model, tmp_path / "in.onnx")
+    where = [str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")]
+    assert main(["fold", *where]) == 4
+    said = capsys.readouterr().err
+    assert "in.onnx folded was not checked: ONNX's reference implementation does not run Special" in said
+    assert "--no-check does without" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out.onnx").exists()
+    assert main(["fold", *where, "--no-check"]) == 0
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_weights_beside_the_file_go_beside_the_result(tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    onnx.save(onnx.load(MODEL), source, save_as_external_data=True, location="in.onnx.data")
+    assert main(["fold", str(source), str(source)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "in.onnx.data"]
+    assert not [node for node in onnx.load(source).graph.node if node.op_type == "BatchNormalization"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", None])

@@ -176,6 +176,16 @@ def test_a_batch_norm_is_exported_as_it_works_in_eval_mode(tmp_path: Path, layer
         np.testing.assert_allclose(y, network(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_any_number_of_arguments(tmp_path: Path) -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+            return sum(others, start=x)
+
+    inputs = [TensorSpec(name, (None, 3, 8, 8), "float32") for name in ("a", "b", "c")]
+    result = write(Sum().eval(), tmp_path / "sum.onnx", inputs=inputs)
+    assert (result.census, list(result.inputs)) == ({"Add": 2}, inputs)
+
+
 def test_dropout_leaves_nothing(tmp_path: Path) -> None:
     assert write(small(nn.Dropout(0.5)), tmp_path / "m.onnx").census == {"Conv": 1}
 

@@ -12,7 +12,7 @@ from bn_deploy.bench.measure import MeasureOptions
 from bn_deploy.data import synthetic
 from bn_deploy.errors import DataError, NotAvailable
 from bn_deploy.pipeline import chain
-from bn_deploy.pipeline.evidence import verify
+from bn_deploy.pipeline.verification import verify
 from bn_deploy.report.text import report_text
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.train.recipe import Recipe

@@ -1,0 +1,111 @@
+"""The unfolded network run again: in float64, in narrower numbers, and with its roundings drawn at random.
+
+Each function returns what takes images (n, ...) as they are fed to the network and gives logits (n, classes).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bn_deploy.backends.base import Array
+from bn_deploy.verify.evidence import Reference
+from bn_deploy.verify.perturb import perturbed
+from bn_deploy.verify.program import PRODUCTS, Program, Slot, capture
+from bn_deploy.verify.tolerance import NumberClass
+
+DRAWS = 8
+"""How many runs with drawn roundings: the farthest of eight is seldom a lucky one."""
+
+_TF32_MASK = -1 << 13  # all but the 13 bits of float32's fraction that TF32 does not have
+
+
+def in_float64(network: nn.Module) -> Reference:
+    """The network's own computation in float64."""
+    return _eager(network, torch.float64)
+
+
+def in_class(network: nn.Module, numbers: NumberClass, shape: tuple[int, ...]) -> Reference:
+    """The network in another class of numbers, on the CPU.
+
+    TF32 is float32 whose products take operands cut to 11 bits, as NVIDIA's tensor cores do (PTX ISA, mma:
+    the lower 13 bits of a .tf32 operand are ignored).
+
+    Args:
+        network: in float32.
+        numbers: one of tolerance.CLASSES.
+        shape: of one image.
+
+    Raises:
+        ModelError: TF32 is asked for and the network cannot be followed.
+    """
+    if numbers.name == "tf32":
+        return _Cut(network, shape)
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return _eager(network, kinds[numbers.name])
+
+
+def _eager(network: nn.Module, kind: torch.dtype) -> Reference:
+    copied = _frozen(network, kind).eval()
+
+    def run(images: Array) -> Array:
+        with torch.no_grad():
+            logits = copied(torch.from_numpy(np.ascontiguousarray(images)).to(kind))
+        return np.asarray(logits.double().numpy())
+
+    return run
+
+
+def drawn(network: nn.Module, numbers: NumberClass, shape: tuple[int, ...]) -> tuple[Reference, ...]:
+    """DRAWS runs with roundings of that class drawn at random; always the same ones.
+
+    Raises:
+        ModelError: the network cannot be followed.
+    """
+    program = capture(_frozen(network, torch.float64), shape)
+    return tuple(_Drawn(program, numbers.unit, seed) for seed in range(DRAWS))
+
+
+def _frozen(network: nn.Module, kind: torch.dtype) -> nn.Module:
+    return copy.deepcopy(network).to(kind).requires_grad_(requires_grad=False)
+
+
+class _Drawn:
+    """One run with drawn roundings. Those of the parameters are the same for every batch."""
+
+    def __init__(self, program: Program, unit: float, seed: int) -> None:
+        self._program, self._unit, self._seed = program, unit, seed
+
+    def __call__(self, images: Array) -> Array:
+        generator = torch.Generator().manual_seed(self._seed)
+        batch = torch.from_numpy(np.asarray(images, np.float64))
+        logits = perturbed(self._program, batch, self._unit, generator)
+        return np.asarray(logits.numpy())
+
+
+class _Cut:
+    """A network whose products take operands of 11 significant bits."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        self._program = capture(_frozen(network, torch.float32), shape)
+
+    def __call__(self, images: Array) -> Array:
+        program = self._program
+        values: dict[Slot, Tensor] = {program.source: torch.from_numpy(np.array(images, np.float32))}
+        values |= program.constants
+        with torch.no_grad():
+            for step in program.steps:
+                args, kwargs = step.bind(values, len(images))
+                if step.op in PRODUCTS:
+                    args = tuple(_cut(a) if i in PRODUCTS[step.op] else a for i, a in enumerate(args))
+                values.update(zip(step.results, step.run(args, kwargs), strict=True))
+        return np.asarray(values[program.result].double().numpy())
+
+
+def _cut(value: object) -> object:
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        return value
+    return (value.contiguous().view(torch.int32) & _TF32_MASK).view(torch.float32)
