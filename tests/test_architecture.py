@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cli": {
         *("backends", "bench", "data", "doctor", "engine", "model", "pipeline", "report", "run_folder"),
-        "train",
+        *("train", "verify"),
     },
     "__init__": {"batchnorm", "engine", "exporting", "folding", "train"},
     "__main__": {"cli"},
@@ -62,7 +62,13 @@ HOMES: dict[str, set[str]] = {
     "time": {"bench/measure.py"},
     "torch": {
         *("batchnorm", "folding", "model", "train", "exporting/onnx_file.py", "backends/pytorch.py"),
-        *("backends/device_memory.py", "pipeline/forms.py", "verify/bounds.py", "verify/call.py"),
+        *(
+            "backends/device_memory.py",
+            "pipeline/forms.py",
+            "pipeline/localising.py",
+            "verify/bounds.py",
+            "verify/call.py",
+        ),
         *("verify/certify.py", "verify/layers.py", "verify/perturb.py", "verify/program.py"),
         *("verify/rerun.py", "verify/rules.py"),
     },

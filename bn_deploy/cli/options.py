@@ -187,8 +187,8 @@ min_agreement = click.option(
 )
 bound = click.option(
     "--bound",
-    type=click.Choice(["first order", "strict"]),
-    default="first order",
+    type=click.Choice(["first-order", "strict"]),
+    default="first-order",
     show_default=True,
     help="How labels are proven: strict neglects nothing, and proves fewer.",
 )

@@ -91,7 +91,7 @@ def verify(
         try:
             path = plan(run)
             built = run.require(kinds.PLAN)
-            running.append(opened(Stage.ENGINE, "trt", path, _numbers(built.facts)))
+            running.append(opened(Stage.ENGINE, "trt", path, numbers_of(built.facts)))
             digests[kinds.PLAN] = built.sha256
         except NotAvailable as error:
             if require_engine:
@@ -124,7 +124,7 @@ def verify(
     return parity
 
 
-def _numbers(facts: Mapping[str, object]) -> str | None:
+def numbers_of(facts: Mapping[str, object]) -> str | None:
     """The class of numbers of an engine that may cut operands to TF32: its precision says fp32."""
     settings = facts.get("settings")
     flags = settings.get("flags", ()) if isinstance(settings, dict) else ()
@@ -186,5 +186,5 @@ def _accuracy(checkpoint: Checkpoint, reference: Reference, dataset: Dataset) ->
     every = max(1, len(dataset.test) // _COUNTED)
     images, labels = dataset.test.images[::every], dataset.test.labels[::every]
     right = int((reference(images).argmax(axis=1) == labels).sum())
-    seen = another_accuracy(recorded, labels, right)
+    seen = another_accuracy(recorded, labels, right, len(dataset.test))
     return [] if seen is None else [Trip(Stage.TRAINED.value, "accuracy", seen)]

@@ -8,7 +8,8 @@ from bn_deploy.report.layout import table, wrapped
 from bn_deploy.spec import Stage
 from bn_deploy.verify.parity import Parity, StageParity
 
-_SHOWN = 5
+_SHOWN = 3
+"""How many images of a list are printed; all are in parity.json."""
 
 
 def parity_text(parity: Parity) -> str:
@@ -84,9 +85,10 @@ def _proof(stage: StageParity) -> str:
     certificate = stage.certificate
     if certificate is not None:
         risk = certificate.images - certificate.proven
-        shown = [f"{r.image}, margin {r.margin:.1e} of {r.bound:.1e}" for r in certificate.at_risk]
+        nearest = sorted(certificate.at_risk, key=lambda r: r.margin)
+        shown = [f"{r.image}: leads by {r.margin:.1e}, rounding up to {r.bound:.1e}" for r in nearest]
         strictly = (
-            f"{certificate.strictly:,} strictly, the rest to {certificate.method}"
+            f"{certificate.strictly:,} strictly, the rest to first order"
             if certificate.proven > certificate.strictly
             else "strictly"
         )
@@ -105,7 +107,7 @@ def _proof(stage: StageParity) -> str:
 def _listed(items: list[str]) -> str:
     if not items:
         return ""
-    more = " ..." if len(items) > _SHOWN else ""
+    more = "; ..." if len(items) > _SHOWN else ""
     return f" (images {'; '.join(items[:_SHOWN])}{more})"
 
 

@@ -16,7 +16,7 @@ from bn_deploy.backends.base import Array
 LISTED = 1000
 """How many images at risk a certificate lists at most; it counts all."""
 
-STRICT, FIRST_ORDER = "strict", "first order"
+STRICT, FIRST_ORDER = "strict", "first-order"
 
 
 @dataclass(frozen=True)

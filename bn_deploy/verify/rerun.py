@@ -66,7 +66,7 @@ def drawn(network: nn.Module, numbers: NumberClass, shape: tuple[int, ...]) -> t
         ModelError: the network cannot be followed.
     """
     program = capture(_frozen(network, torch.float64), shape)
-    return tuple(_Drawn(program, numbers.unit, seed) for seed in range(DRAWS))
+    return tuple(_Drawn(program, numbers, seed) for seed in range(DRAWS))
 
 
 def _frozen(network: nn.Module, kind: torch.dtype) -> nn.Module:
@@ -76,13 +76,13 @@ def _frozen(network: nn.Module, kind: torch.dtype) -> nn.Module:
 class _Drawn:
     """One run with drawn roundings. Those of the parameters are the same for every batch."""
 
-    def __init__(self, program: Program, unit: float, seed: int) -> None:
-        self._program, self._unit, self._seed = program, unit, seed
+    def __init__(self, program: Program, numbers: NumberClass, seed: int) -> None:
+        self._program, self._numbers, self._seed = program, numbers, seed
 
     def __call__(self, images: Array) -> Array:
         generator = torch.Generator().manual_seed(self._seed)
         batch = torch.from_numpy(np.asarray(images, np.float64))
-        logits = perturbed(self._program, batch, self._unit, generator)
+        logits = perturbed(self._program, batch, self._numbers, generator)
         return np.asarray(logits.numpy())
 
 

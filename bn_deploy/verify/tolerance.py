@@ -21,19 +21,23 @@ class NumberClass:
         unit: its unit roundoff u, the largest relative error of rounding to nearest.
         factor: how many times farther from float64 than the unfolded network in the same class a form may be.
         certifiable: whether worst-case bounds say anything: with u = 2^-11 they exceed every margin.
+        wide_sums: whether sums of products are kept in float32 and rounded once.
     """
 
     name: str
     unit: float
     factor: float
     certifiable: bool
+    wide_sums: bool
 
 
 CLASSES: tuple[NumberClass, ...] = (
-    NumberClass("fp32", 2.0**-24, 2.0, certifiable=True),
-    NumberClass("tf32", 2.0**-11, 2.0, certifiable=False),  # float32 sums of products of 11-bit numbers
-    NumberClass("fp16", 2.0**-11, 3.0, certifiable=False),
-    NumberClass("bf16", 2.0**-8, 3.0, certifiable=False),
+    NumberClass("fp32", 2.0**-24, 2.0, certifiable=True, wide_sums=False),
+    NumberClass(
+        "tf32", 2.0**-11, 2.0, certifiable=False, wide_sums=True
+    ),  # float32 sums of products of 11-bit numbers
+    NumberClass("fp16", 2.0**-11, 3.0, certifiable=False, wide_sums=True),
+    NumberClass("bf16", 2.0**-8, 3.0, certifiable=False, wide_sums=True),
 )
 """Units: IEEE 754-2019 for fp16 and fp32, 11 significant bits for TF32, 8 for bfloat16. Factors: PyTorch's
 compiler tests accept 2 for float32 and 3 for half types (torch/_dynamo/utils.py, `same`), with an absolute

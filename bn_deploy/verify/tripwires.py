@@ -162,20 +162,23 @@ WIRES: dict[str, Callable[[Probed], str | None]] = {
 """The questions, by name."""
 
 
-def another_accuracy(recorded: float, labels: Array, right: int) -> str | None:
-    """Whether the trained network gets another share right than its checkpoint records, by 3 deviations.
+def another_accuracy(recorded: float, labels: Array, right: int, population: int) -> str | None:
+    """Whether the trained network gets another share right than its checkpoint records of the same images.
 
     Inputs that are silently transposed, or not normalised, look like this: every form agrees, and all are
-    wrong.
+    wrong. A sample of the images may differ by 3 deviations of drawing it without replacement, and by 3
+    labels that another machine's roundings flip.
 
     Args:
         recorded: the share that the checkpoint records.
         labels: (n,) of the images that were tried.
         right: how many of them the trained network gets right.
+        population: how many images the recorded share is of.
     """
     total = len(labels)
-    deviation = float(np.sqrt(2 * max(recorded * (1 - recorded), 1 / total) / total))
-    if abs(right / total - recorded) <= 3 * deviation:
+    drawn = max(0.0, 1 - total / population)
+    deviation = float(np.sqrt(total * recorded * (1 - recorded) * drawn))
+    if abs(right - round(recorded * total)) <= 3 * deviation + 3:
         return None
     commonest = float(np.bincount(labels).max()) / total
     chance = ", no more than chance" if right <= total * commonest + 3 * np.sqrt(total * commonest) else ""

@@ -36,15 +36,18 @@ class Grower:
         self.used.update(read)
         self.values.append((name, dims))
 
-    def grow(self) -> None:
-        """One more node, or a few that belong together."""
-        makers = (
+    def makers(self) -> tuple[Callable[[], None], ...]:
+        """What it may add."""
+        return (
             *(self.batchnorm, self.batchnorm, self.batchnorm, self.written_out, self.conv, self.conv),
             *(self.pool, self.join, self.part, self.reshape, self.scalar, self.rectify, self.linear),
             *(self.blocks, self.reduce, self.pad, self.resize, self.split, self.transposed, self.tied),
             *(self.tile, self.sample, self.gather, self.heads),
         )
-        self.pick(makers)()
+
+    def grow(self) -> None:
+        """One more node, or a few that belong together."""
+        self.pick(self.makers())()
 
     def batchnorm(self) -> None:
         if found := self.value():

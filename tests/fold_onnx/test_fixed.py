@@ -13,11 +13,10 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from bn_deploy.folding.graph import passing
+from bn_deploy.folding.graph import network, passing
 from bn_deploy.folding.graph.driver import FoldedNodes, fold_nodes
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.linear import LINEAR_DOMAIN
-from bn_deploy.folding.graph.network import Network
 from bn_deploy.folding.outcome import Refusal
 from tests.fold_onnx.graphs import Array, Net, Size
 
@@ -326,7 +325,7 @@ def test_given_types_and_shapes_are_taken_as_they_are(monkeypatch: pytest.Monkey
     shapes = {name: ("N", 4, None, None) for node in net.nodes for name in node.output}
     model = typed(net, shapes, y)
     with monkeypatch.context() as patch:
-        patch.setattr(Network, "_inferred", refuse)
+        patch.setattr(network, "inferred_dims", refuse)
         assert fold_nodes(model, {}).report.folded
         model.graph[0].outputs[0].shape = None
         with pytest.raises(AssertionError, match="inferred"):

@@ -34,7 +34,8 @@ class Written(nn.Module):
         y = y * torch.rsqrt(y.square().mean(dim=(2, 3), keepdim=True) + 1e-5)
         y = self.up(y).exp().amax(dim=3)
         y = torch.stack([y.sum(dim=2), y.mean(dim=2), y[:, :, 0]], dim=1).flatten(1)
-        return self.last(nn.functional.leaky_relu(y - 0.5)).softmax(dim=1)
+        logits: Tensor = self.last(nn.functional.leaky_relu(y - 0.5))
+        return logits.softmax(dim=1)
 
 
 ACTIVATIONS = {
@@ -126,7 +127,8 @@ def test_a_bound_grows_with_the_unit_and_ends_where_its_formula_does() -> None:
 
 class Erf(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.special.erf(x).flatten(1)
+        y: Tensor = torch.special.erf(x)
+        return y.flatten(1)
 
 
 class Turned(nn.Module):

@@ -71,7 +71,8 @@ def test_a_lead_within_rounding_is_at_risk() -> None:
 def test_an_operator_without_a_rule_refuses_the_certificate() -> None:
     class Erf(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.special.erf(x)
+            y: torch.Tensor = torch.special.erf(x)
+            return y
 
     assert capture(Erf(), (4,)).steps
     with pytest.raises(ModelError, match=r"^no rounding rule for erf$"):

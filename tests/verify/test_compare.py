@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
         labels = images.argmax(axis=1)
         known = Evidence(draws={"fp32": (rounded,)})
         tracemalloc.start()
-        compare(forms(rounded, rounded), exact, images, labels, batch=50, evidence=known)
+        compare(forms(rounded, rounded), exact, images, labels, batch=500, evidence=known)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak

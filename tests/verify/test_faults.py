@@ -94,6 +94,12 @@ def changed(stage: Stage, change: Callable[[nn.Module], object]) -> Reference:
     return running(network)
 
 
+def _eps_doubled(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eps = 2e-5
+
+
 def _stale(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _BatchNorm):
@@ -122,10 +128,7 @@ FAULTS: dict[str, tuple[Stage, Callable[[], Reference]]] = {
     ),
     "eps doubled in conversion": (
         Stage.CONVERTED,
-        lambda: changed(
-            Stage.CONVERTED,
-            lambda n: [setattr(m, "eps", 2e-5) for m in n.modules() if isinstance(m, _BatchNorm)],
-        ),
+        lambda: changed(Stage.CONVERTED, _eps_doubled),
     ),
     "stale statistics": (Stage.CONVERTED, lambda: changed(Stage.CONVERTED, _stale)),
     "batch-statistics graph": (Stage.NATIVE, lambda: running(in_training_mode())),
@@ -231,9 +234,9 @@ def padded() -> tuple[nn.Module, nn.Module]:
     naive = copy.deepcopy(network)
     naive[0] = nn.Identity()
     with torch.no_grad():
-        naive[1].weight.copy_(conv.weight * scale.view(1, -1, 1, 1))
+        naive.get_parameter("1.weight").copy_(conv.weight * scale.view(1, -1, 1, 1))
         assert conv.bias is not None
-        naive[1].bias.copy_(conv.bias + (conv.weight.sum((2, 3)) @ shift))
+        naive.get_parameter("1.bias").copy_(conv.bias + (conv.weight.sum((2, 3)) @ shift))
     return network, naive
 
 

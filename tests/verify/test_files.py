@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bn_deploy.backends import backend
 from bn_deploy.backends.base import Array
 from bn_deploy.errors import CheckFailed, InputError, ModelError
+from bn_deploy.pipeline import two_files
 from bn_deploy.pipeline.two_files import verify_files
 from bn_deploy.spec import TensorSpec
 from bn_deploy.verify.files import random_feeds, read_feeds, rows_of
@@ -155,3 +157,25 @@ def test_inputs_of_different_lengths_are_refused(tmp_path: Path) -> None:
     specs = [TensorSpec(name, (None, 2), "float32") for name in "xy"]
     with pytest.raises(InputError, match="the inputs have 3, 4 rows"):
         rows_of(read_feeds(tmp_path / "x.npz", specs))
+
+
+def test_a_file_is_compared_with_an_engine_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine is opened by its own backend, here a stand-in that runs the ONNX file beside it."""
+    opened: list[str] = []
+
+    def stand_in(name: str) -> Any:
+        opened.append(name)
+        return SimpleNamespace(
+            open=lambda path, threads: backend("ort").open(path.with_suffix(".onnx"), threads=threads)
+        )
+
+    monkeypatch.setattr(two_files, "backend", stand_in)
+    before = written(tmp_path / "a.onnx")
+    written(tmp_path / "b.onnx", nodes=gemm())
+    (tmp_path / "b.plan").write_bytes(b"a plan")
+    assert verify_files(before, tmp_path / "b.plan").failed is None
+    written(tmp_path / "b.onnx", bias=BIAS * np.float32(1.01))
+    assert verify_files(before, tmp_path / "b.plan").failed == "before/after"
+    assert opened == ["ort", "trt"] * 2

@@ -30,7 +30,7 @@ def reduce(op: str = "ReduceMean", *, source: str = "x", **more: Any) -> onnx.No
     return helper.make_node(op, [source, *more.pop("inputs", ["axes"])], ["y"], name="reduction", **more)
 
 
-NORM = {"s": np.ones(3, np.float32), "b": np.zeros(3, np.float32)}
+NORM: dict[str, Any] = {"s": np.ones(3, np.float32), "b": np.zeros(3, np.float32)}
 INPUTS = ["x", "s", "b", "b", "s"]
 
 

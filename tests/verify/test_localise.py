@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from onnx import numpy_helper
 
 from bn_deploy.backends import backend
+from bn_deploy.engine.build import BuildOptions
 from bn_deploy.exporting.onnx_file import layer_names
 from bn_deploy.folding.modules.driver import fold
+from bn_deploy.pipeline import localising
 from bn_deploy.pipeline.forms import Forms
 from bn_deploy.pipeline.localising import localise
 from bn_deploy.report.plots import plot_layers
@@ -123,3 +126,37 @@ def test_the_layer_with_the_fault_is_named(tmp_path: Path, layer: str) -> None:
     assert Parity.from_json(result.to_json()) == result
     plot_layers(result.layers, tmp_path / "parity.png")
     assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_engine_is_cut_after_each_layer_and_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in for a build copies the part; its runner is ONNX Runtime."""
+    if (reason := backend("ort").why_not()) is not None:
+        pytest.skip(f"ort: {reason}")
+    built: list[int] = []
+
+    def build(source: Path, target: Path, *, options: BuildOptions) -> None:
+        built.append(len(onnx.load(source).graph.node))
+        shutil.copyfile(source, target)
+
+    monkeypatch.setattr(localising, "build_engine", build)
+    monkeypatch.setattr(localising, "backend", lambda _: backend("ort"))
+    path = tmp_path / "folded.onnx"
+    path.write_bytes(onnx_bytes(Stage.FOLDED))
+    forms = Forms(
+        LENET,
+        "custom",
+        form(Stage.TRAINED),
+        form(Stage.CONVERTED),
+        form(Stage.FOLDED),
+        fold(form(Stage.CONVERTED)).report,
+    )
+    compared = parity(1e-6, 1e-6, 1e-6, 1e-6, 1e-6)
+    compared = dataclasses.replace(compared, stages=(compared.stages[0], compared.stages[4]), steps=())
+    found = localise(forms, compared, garments().test.images, {Stage.ENGINE: path})
+    assert built == list(range(1, 13))  # each part one operator longer
+    assert {row.stage for row in found} == {"engine"}
+    assert all("graph cut after each layer" in row.how for row in found)
+    assert first_off(found) is None
+    assert [row.layer for row in found][-1] == "15"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import Tensor
 
 from bn_deploy.backends.base import Array
 from bn_deploy.errors import InputError
@@ -52,7 +55,10 @@ def test_sums_of_products_keep_to_their_bound(terms: int) -> None:
     assert (np.abs(measured - exact) <= relative * np.abs(a.astype(np.float64) * b).sum(axis=1)).all()
 
 
-SQUASHES = {"Sigmoid": (lambda x: 1 / (1 + np.exp(-x)), torch.sigmoid), "Tanh": (np.tanh, torch.tanh)}
+SQUASHES: dict[str, tuple[Callable[[Array], Array], Callable[[Tensor], Tensor]]] = {
+    "Sigmoid": (lambda x: 1 / (1 + np.exp(-x)), torch.sigmoid),
+    "Tanh": (np.tanh, torch.tanh),
+}
 
 
 @pytest.mark.parametrize("name", SQUASHES)

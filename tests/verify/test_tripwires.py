@@ -131,19 +131,21 @@ LABELS = np.arange(1000) % 10
 
 
 @pytest.mark.parametrize(
-    ("recorded", "right", "said"),
+    ("recorded", "right", "population", "said"),
     [
-        (0.89, 890, None),
-        (0.89, 860, None),  # 1,000 images tell the accuracy to 4 points
-        (0.89, 840, "84.0 % of 1,000 labels are right; the checkpoint records 89.0 %"),
-        (0.89, 104, "no more than chance"),
-        (0.10, 100, None),  # it never knew more than chance
-        (0.10, 890, "89.0 %"),
+        (0.89, 890, 10_000, None),
+        (0.89, 860, 10_000, None),  # 1,000 of 10,000 images tell the accuracy to 3 points
+        (0.89, 887, 1_000, None),
+        (0.89, 880, 1_000, "88.0 %"),  # they are the very same images
+        (0.89, 840, 10_000, "84.0 % of 1,000 labels are right; the checkpoint records 89.0 %"),
+        (0.89, 104, 10_000, "no more than chance"),
+        (0.10, 100, 10_000, None),  # it never knew more than chance
+        (0.10, 890, 10_000, "89.0 %"),
     ],
 )
 def test_another_accuracy_than_the_recorded_one_is_seen(
-    recorded: float, right: int, said: str | None
+    recorded: float, right: int, population: int, said: str | None
 ) -> None:
-    seen = another_accuracy(recorded, LABELS, right)
+    seen = another_accuracy(recorded, LABELS, right, population)
     assert (seen is None) == (said is None)
     assert said is None or (seen is not None and said in seen)

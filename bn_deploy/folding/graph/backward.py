@@ -186,7 +186,7 @@ class _Walk:
         change = self.state.maps[value]
         uses = value.uses()
         for node, index in ((use.node, use.idx) for use in uses):
-            if (node, index) in self.state.covered[value]:
+            if (node, index) in self.state.covered[value] or not self.network.heeds(node, index):
                 continue
             twin = self.chains.starting_at(node, index)
             plan = self.state.plan

@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.folding.absorb import absorb_after
+from bn_deploy.folding.graph.attributes import integer, ints, real_number, text
 from bn_deploy.folding.graph.chains import Chain, Chains
 from bn_deploy.folding.graph.constants import cast, check_cast
-from bn_deploy.folding.graph.evaluate import integer, ints, real_number, text
 from bn_deploy.folding.graph.field import Array, Field
 from bn_deploy.folding.graph.kernels import Kernel
 from bn_deploy.folding.graph.linear import operator_of

@@ -19,6 +19,8 @@ _DATA_NORMS = frozenset(
     {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization"}
     | {"MeanVarianceNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 )
+_MEANS = frozenset({"GlobalAveragePool", "ReduceMean", "ReduceSum"})
+_ROOTS = frozenset({"Pow", "Reciprocal", "Sqrt"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,17 +152,38 @@ class Chains:
     def _is_written_out(self, chain: Chain) -> bool:
         """Whether elementwise nodes make up a batch norm: a scale per channel that is not another norm's.
 
-        The scale and shift of a layer, group or instance norm follow a division by what varies.
+        The scale and shift of a layer, group or instance norm belong to that, whether they change anything
+        or not, as at its first weights they do not.
         """
         if not any(part.per_channel for part in chain.links):
             return False
         kinds = [part.node.op_type for part in chain.links if not part.field.is_identity]
-        if kinds not in (["Mul"], ["Mul", "Add"]):
-            return True
-        node = chain.source.producer()
-        while node is not None and node.op_type in _SHAPERS and node.inputs[0] is not None:
-            node = node.inputs[0].producer()
-        if node is None:
-            return True
-        varying = sum(not self._network.constants.holds(value) for value in node.inputs)
-        return node.op_type not in _DATA_NORMS and not (node.op_type in ("Div", "Mul") and varying > 1)
+        its_own = kinds in ([], ["Mul"], ["Add"], ["Mul", "Add"])
+        return not (its_own and _is_data_norm(self._network, _maker(chain.source)))
+
+
+def _is_data_norm(network: Network, node: ir.Node | None) -> bool:
+    """Whether what `node` makes is a part of a norm by statistics of the data, or of what it scales by.
+
+    Such a norm divides by, or multiplies with, what varies; subtracts a mean of its input; or makes the
+    reciprocal of a root first, to scale that.
+    """
+    if node is None:
+        return False
+    if node.op_type in _DATA_NORMS or node.op_type in _ROOTS:
+        return True
+    varying = [value for value in node.inputs if not network.constants.holds(value)]
+    if node.op_type == "Div" and varying[:1] != list(node.inputs[:1]):
+        return True
+    if node.op_type == "Sub" and len(varying) == 2 and varying[1] is not None:
+        mean = _maker(varying[1])
+        return mean is not None and mean.op_type in _MEANS
+    return node.op_type in ("Div", "Mul") and len(varying) > 1
+
+
+def _maker(value: ir.Value) -> ir.Node | None:
+    """The node that makes the numbers in `value`, which may be rearranged since."""
+    node = value.producer()
+    while node is not None and node.op_type in _SHAPERS and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node

@@ -1,4 +1,4 @@
-"""The constants of an ONNX graph as exact numbers: what is given, what follows from it, what folding makes.
+"""The new constants that folding makes for an ONNX graph, as exact numbers.
 
 Folding edits weights again and again but rounds once: a new weight is a given one times a factor in float64,
 and a new bias is an array in float64. Each is cast to its tensor's type where it is written, and only there.
@@ -13,91 +13,39 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_deploy.folding.graph.evaluate import FLOATS, PURE, Numbers
+from bn_deploy.folding.graph.arithmetic import FLOATS, Numbers
 from bn_deploy.folding.graph.field import Array
+from bn_deploy.folding.graph.known import Known
+from bn_deploy.folding.graph.layout import Dims
 from bn_deploy.folding.outcome import Refusal
-
-_OVERRIDABLE_SINCE = 4
-"""The IR version since which an initializer that is also an input is only a default."""
-
-_REMEMBERED_BYTES = 1 << 20
-"""Larger initializers are read again instead of being kept in float64 as well."""
-
-_ALL_REMEMBERED_BYTES = 1 << 26
-"""How much is kept in all, so that a network of many small weights is not held in float64 as well."""
-
 
 _PART = 1 << 18
 """How many numbers of a weight are worked on at a time, so that no large one is held in float64 as well."""
 
 
-class Constants:
-    """What is constant in one graph.
+class Constants(Known):
+    """What is constant in one graph, and the new weights that folding makes of it.
 
     Args:
         graph: the main graph, sorted; functions are inlined.
         ir_version: the file format's version, which decides whether inputs may have defaults.
-
-    Attributes:
-        overridable: inputs of the network, for which an initializer is no more than a default.
     """
 
     def __init__(self, graph: ir.Graph, ir_version: int) -> None:
+        super().__init__(graph, ir_version)
         self._graph = graph
-        self._defaults_are_inputs = ir_version < _OVERRIDABLE_SINCE
-        self.overridable = set() if self._defaults_are_inputs else set(graph.inputs)
-        self._computed: dict[ir.Value, Numbers | None] = {}
-        self._remembered_bytes = 0
         self._exact: dict[ir.Value, Array] = {}
         self._scaled: dict[ir.Value, tuple[ir.Value, Array]] = {}
-        self._bases: set[ir.Value] = set()
         self._made: dict[tuple[ir.Value, tuple[int, ...], bytes], ir.Value] = {}
         self._peaks: dict[tuple[ir.Value, tuple[int, ...]], Array] = {}
         self._names = set(_names(graph))
+        self._copies: dict[ir.Value, ir.Value] = {}
         self._counters: dict[str, itertools.count[int]] = {}
-        self._pure = self._closure(graph)
-        self._readers = {value: len(value.uses()) for value in (*graph.initializers.values(), *self._pure)}
+        self._readers = {value: len(value.uses()) for value in graph.initializers.values()}
 
-    def holds(self, value: ir.Value | None) -> bool:
-        """Whether `value` is the same in every run."""
-        return value is not None and (self._is_given(value) or value in self._pure)
-
-    def array(self, value: ir.Value) -> Numbers | None:
-        """The number(s) in `value`: float64 if they are real, as they are otherwise; None if not known."""
-        pending = [value]
-        while pending:
-            top = pending[-1]
-            node = top.producer()
-            if top in self._computed or node is None or not self.holds(top):
-                pending.pop()
-                continue
-            wanted = [v for v in node.inputs if v is not None and v in self._pure and v not in self._computed]
-            if wanted:
-                pending += wanted
-                continue
-            self._computed[top] = self._evaluate(node, top)
-            pending.pop()
-        return self._computed[value] if value in self._computed else self._given(value)
-
-    def real(self, value: ir.Value | None) -> Array | None:
-        """As `array`, for a tensor of a type in which networks compute; None for all else."""
-        if value is None or value.dtype not in FLOATS or not self.holds(value):
-            return None
-        found = self.array(value)
-        return None if found is None else found.astype(np.float64, copy=False)
-
-    def is_real(self, value: ir.Value) -> bool:
-        """Whether `real` knows the numbers in `value`; large ones are not read to tell."""
-        if value.dtype not in FLOATS or not self.holds(value):
-            return False
-        return self._is_given(value) or self.array(value) is not None
-
-    def integers(self, value: ir.Value | None) -> list[int] | None:
-        """A constant of whole numbers, flattened; None for all else."""
-        found = self.array(value) if value is not None and self.holds(value) else None
-        if found is None or not np.issubdtype(found.dtype, np.integer):
-            return None
-        return [int(number) for number in found.reshape(-1)]
+    def note(self, node: ir.Node, dims: Dims | None) -> None:  # noqa: D102 - as above
+        super().note(node, dims)
+        self._readers.update((value, len(value.uses())) for value in node.outputs if self.holds(value))
 
     def factor(self, value: ir.Value) -> tuple[ir.Value, Array]:
         """A weight as the given tensor and what folding has multiplied it with; ones at first."""
@@ -150,10 +98,8 @@ class Constants:
 
     def _made_of_shared(self, value: ir.Value) -> bool:
         """Whether `value` was computed from real numbers that others read as well."""
-        node = value.producer()
-        sources = [
-            v for v in (node.inputs if node is not None else ()) if v is not None and v.dtype in FLOATS
-        ]
+        _, inputs, _ = self._pure.get(value, (None, (), None))
+        sources = [v for v in inputs if v is not None and v.dtype in FLOATS]
         return any(self._readers.get(v, 0) > 1 or self._made_of_shared(v) for v in sources)
 
     def scaled(self, base: ir.Value, factor: Array) -> ir.Value:
@@ -161,11 +107,10 @@ class Constants:
         key = (base, factor.shape, factor.tobytes())
         if key not in self._made:
             assert base.dtype is not None  # noqa: S101 - `peaks` has read it
-            shape = ir.Shape(np.broadcast_shapes(_shape(base), factor.shape))
+            shape = ir.Shape(np.broadcast_shapes(self._shape(base), factor.shape))
             dtype = base.dtype
             value = self._new(base.name, dtype, shape, lambda: self._written(base, factor, dtype))
             self._made[key], self._scaled[value] = value, (base, factor)
-            self._bases.add(base)
         return self._made[key]
 
     def exact(self, array: Array, dtype: ir.DataType, like: str | None) -> ir.Value:
@@ -173,6 +118,15 @@ class Constants:
         value = self._new(like, dtype, ir.Shape(array.shape), lambda: cast(array, dtype))
         self._exact[value] = array
         return value
+
+    def stored(self, value: ir.Value) -> ir.Value:
+        """An initializer that holds what `value` does, which is computed from constants."""
+        dtype = value.dtype
+        assert dtype is not None  # noqa: S101 - its numbers are known
+        shape = ir.Shape(self._shape(value))
+        new = self._new(value.name, dtype, shape, lambda: cast(self._array(value), dtype))
+        self._copies[new] = value
+        return new
 
     def fresh(self, stem: str) -> str:
         """A name that no value has: `stem`, or `stem` with a number."""
@@ -184,46 +138,14 @@ class Constants:
         self._names.add(name)
         return name
 
-    def _closure(self, graph: ir.Graph) -> set[ir.Value]:
-        """Every value that a pure function makes of constants alone."""
-        pure: set[ir.Value] = set()
-        for node in graph:
-            given = [v for v in node.inputs if v is not None]
-            known = node.domain in ("", "ai.onnx") and node.op_type in PURE and len(node.outputs) == 1
-            if known and all(v in pure or self._is_given(v) for v in given):
-                pure.add(node.outputs[0])
-        return pure
-
-    def _is_given(self, value: ir.Value) -> bool:
-        # What was multiplied is read once more where the product is written, when nothing else needs it.
-        known = value.is_initializer() or value in self._bases
-        return known and value not in self.overridable and value.const_value is not None
-
     def _given(self, value: ir.Value) -> Numbers | None:
-        """The content of an initializer."""
         if value in self._exact:
             return self._exact[value]
         if value in self._scaled:
             return self.product(*self._scaled[value])
-        if not self._is_given(value) or value.const_value is None:
-            return None
-        numbers = value.const_value.numpy()
-        if value.dtype in FLOATS:
-            numbers = numbers.astype(np.float64)
-        room = min(_REMEMBERED_BYTES, _ALL_REMEMBERED_BYTES - self._remembered_bytes)
-        if numbers.nbytes <= room:
-            self._computed[value] = numbers
-            self._remembered_bytes += numbers.nbytes
-        return numbers
-
-    def _evaluate(self, node: ir.Node, value: ir.Value) -> Numbers | None:
-        """What a pure function makes of its constant inputs, or None if it is called in an unknown way."""
-        inputs = [None if v is None else self.array(v) for v in node.inputs]
-        missing = any(v is not None and a is None for v, a in zip(node.inputs, inputs, strict=True))
-        if missing or value.dtype is None:
-            return None
-        with np.errstate(all="ignore"):  # what is not finite is found where it is used
-            return PURE[node.op_type](node, inputs, value.dtype)
+        if value in self._copies:
+            return self.array(self._copies[value])
+        return super()._given(value)
 
     def _parts(self, value: ir.Value, *, whole: bool = False) -> Iterator[tuple[slice, Array]]:
         """A weight of one axis or more in float64, part by part along its first axis; or as one part."""
@@ -235,12 +157,24 @@ class Constants:
             rows = slice(start, start + size)
             yield rows, np.asarray(given[rows], dtype=np.float64)
 
+    def _shape(self, value: ir.Value) -> tuple[int, ...]:
+        tensor = value.const_value if self._is_given(value) else None
+        if tensor is not None:
+            return tuple(tensor.shape.numpy())
+        return self._array(value).shape
+
+    def _array(self, value: ir.Value) -> Numbers:
+        array = self.array(value)
+        assert array is not None  # noqa: S101 - `is_real` has looked
+        return array
+
     def _is_stored(self, value: ir.Value) -> bool:
-        return value not in self._exact and value not in self._scaled and self._is_given(value)
+        made = value in self._exact or value in self._scaled or value in self._copies
+        return not made and self._is_given(value)
 
     def _written(self, base: ir.Value, factor: Array, dtype: ir.DataType) -> NDArray[np.generic]:
         """`base` times `factor` in `dtype`, which it is cast to part by part."""
-        result = np.empty(np.broadcast_shapes(_shape(base), factor.shape), dtype=dtype.numpy())
+        result = np.empty(np.broadcast_shapes(self._shape(base), factor.shape), dtype=dtype.numpy())
         for rows, part in self.blocks(base, factor):
             result[rows] = cast(part, dtype)
         return result
@@ -261,6 +195,7 @@ class Constants:
         value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
         value.const_value = ir.LazyTensor(tensor, dtype, shape, name=name)
         self._graph.register_initializer(value)
+        self._held.add(value)
         if self._defaults_are_inputs:
             self._graph.inputs.append(value)
         return value
@@ -284,10 +219,6 @@ def check_cast(array: Array, dtype: ir.DataType, what: str) -> None:
     largest = float(max(array.max(initial=0.0), -array.min(initial=0.0)))
     if 0 < largest < float(dtype.tiny):
         raise Refusal(f"the folded {what} are at most {largest:.3g}, too small for {name}")
-
-
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    return () if value.shape is None else tuple(value.shape.numpy())
 
 
 def _names(graph: ir.Graph) -> Iterable[str]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bn_deploy.batchnorm.affine import Affine, Vector
 from bn_deploy.folding.absorb import absorb_after, absorb_before
-from bn_deploy.folding.graph.evaluate import integer, real_number
+from bn_deploy.folding.graph.attributes import integer, real_number
 from bn_deploy.folding.graph.field import Array, Field
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.weights import Edit, bias_of, by_law, edited, seen, weight_of

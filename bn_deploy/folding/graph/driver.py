@@ -61,14 +61,14 @@ def fold_model(model: ir.Model, *, pad_exact: bool = False, merge_branches: bool
     """
     if model.functions:
         passes.InlinePass()(model)
-    operators = Counter(label(node) for node in model.graph.all_nodes() if _is_batchnorm(node))
+    operators = _batchnorms(model)
     with np.errstate(all="ignore"):  # what is not finite is found in the results, and is a reason
         folder = _Folder(model, {}, infer=True, pad_exact=pad_exact, merge_branches=merge_branches)
         report = folder.fold().report
     kept = Counter(entry.site.batchnorm for entry in report.kept)
     outcomes = kept + Counter(entry.site.batchnorm for entry in report.folded)
     lost = [name for name, count in operators.items() if outcomes[name] < count]
-    left = Counter(label(node) for node in model.graph.all_nodes() if _is_batchnorm(node))
+    left = _batchnorms(model)
     if lost or any(count > kept[name] for name, count in left.items()):
         raise CheckFailed(f"batch norms without an outcome: {lost or sorted(left)}, in {report}")
     return report
@@ -94,6 +94,11 @@ def fold_nodes(model: ir.Model, fixed: Mapping[ir.Node, str]) -> FoldedNodes:
 
 
 Attempt = Callable[[Network, Chains, Chain], Plan]
+
+
+def _batchnorms(model: ir.Model) -> Counter[str]:
+    """How many batch norm operators there are of each name, in inner graphs too."""
+    return Counter(label(node) for node in model.graph.all_nodes() if _is_batchnorm(node))
 
 
 def _is_batchnorm(node: ir.Node) -> bool:
@@ -142,6 +147,7 @@ class _Folder:
         for node in network.sweep(spared):
             if _is_batchnorm(node):
                 self.folded.append(Folded(Site(label(node)), "removal: nothing reads it", "onnx", 0.0))
+        self._compute(network)
         self._rounds(network)
         if self.later:
             self.attempts += self.later
@@ -151,6 +157,19 @@ class _Folder:
         folded = tuple(self._with_note(network, entry) for entry in self.folded)
         changed = {entry.name: field for entry, field in self.changed.items() if entry in self.kept}
         return FoldedNodes(FoldReport(folded, (*self.kept.values(), *inner)), changed)
+
+    def _compute(self, network: Network) -> None:
+        """Replaces batch norms of constants, as of layers that standardise weights, by what they give."""
+        for node in list(network.graph):
+            value = node.outputs[0] if node.outputs else None
+            if not _is_batchnorm(node) or node in network.fixed or value is None:
+                continue
+            if network.constants.is_real(value) and network.seen_outside(value) is None:
+                stored = network.constants.stored(value)
+                for reader, index in network.uses(value):
+                    reader.replace_input_with(index, stored)
+                network.graph.remove(node, safe=True)
+                self.folded.append(Folded(Site(label(node)), "removal: it reads constants", "onnx", 0.0))
 
     def _rounds(self, network: Network) -> None:
         """Tries until nothing changes any more."""

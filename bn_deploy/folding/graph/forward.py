@@ -59,6 +59,8 @@ class _Walk:
         if seen is not None:
             raise Refusal(f"{label(value)} {seen}")
         for node, index in self.network.uses(value):
+            if not self.network.heeds(node, index):
+                continue
             if node not in self.lacking:
                 self.lacking[node] = {}
                 heapq.heappush(self.queue, (self.network.position[node], len(self.lacking), node))
@@ -73,8 +75,7 @@ class _Walk:
         operator = operator_of(self.network, node)
         if operator is None:
             lacking = passing(self.network, node).push(self.network, node, fields)
-            if lacking:  # as of nearly all: a Shape lacks nothing
-                self.plan.passes(self.network, node)
+            self.plan.passes(self.network, node)
             for index, field in lacking.items():
                 self._tell(node.outputs[index], field)
             return
@@ -97,7 +98,7 @@ class _Walk:
 
     def _reads_data(self, node: ir.Node, index: int) -> bool:
         """Whether what changes is the data of a linear operator, and its weight is constant."""
-        return index == 0 or node.op_type == "MatMul"
+        return index == 0 or node.op_type in ("Einsum", "MatMul")
 
     def _compose(self, node: ir.Node, after: Chain, fields: dict[int, Field]) -> None:
         """A batch norm takes the map, and any chain a shift; else the chain goes along with the map."""

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.folding.absorb import absorb_after, absorb_before
+from bn_deploy.folding.graph.attributes import integer, ints, text
 from bn_deploy.folding.graph.dense import (
     gemm_after,
     gemm_before,
@@ -20,7 +21,7 @@ from bn_deploy.folding.graph.dense import (
     matmul_after,
     matmul_before,
 )
-from bn_deploy.folding.graph.evaluate import integer, ints, text
+from bn_deploy.folding.graph.einsum import einsum_after, einsum_before
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.weights import Edit, bias_of, by_law, edited, seen, weight_of
@@ -125,6 +126,7 @@ OPERATORS: dict[tuple[str, str], Operator] = {
         lambda network, node, field: _conv_after(network, node, field, out_axis=1),
         lambda network, node, field: _conv_before(network, node, field, in_axis=0),
     ),
+    ("", "Einsum"): Operator("einsum", frozenset({"equation"}), einsum_after, einsum_before),
     ("", "Gemm"): Operator("gemm", frozenset({"alpha", "beta", "transA", "transB"}), gemm_after, gemm_before),
     ("", "MatMul"): Operator("matmul", frozenset(), matmul_after, matmul_before),
     (LINEAR_DOMAIN, "Linear"): Operator("linear", frozenset(), linear_after, linear_before),

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.batchnorm.params import BatchNormParams
-from bn_deploy.folding.graph.evaluate import FLOATS, integer, real_number
+from bn_deploy.folding.graph.arithmetic import FLOATS
+from bn_deploy.folding.graph.attributes import integer, real_number
 from bn_deploy.folding.graph.field import Array, Field
 from bn_deploy.folding.graph.network import Network
 from bn_deploy.folding.outcome import Refusal
@@ -156,6 +157,16 @@ def _cast(network: Network, node: ir.Node) -> Link:
     return Link(node, 0, Field.identity(rank))
 
 
+def _cast_like(network: Network, node: ir.Node) -> Link:
+    """Where both operands vary and have one type; else one of them is constant, or it changes the type."""
+    value, like = node.inputs
+    if node.attributes or value is None or like is None or value.dtype != node.outputs[0].dtype:
+        raise Refusal("it changes the type")
+    if network.constants.holds(value):
+        raise Refusal("it is constant")
+    return Link(node, 0, Field.identity(network.rank(value)))
+
+
 def _dropout(network: Network, node: ir.Node) -> Link:
     """Since opset 12 an input says whether it drops; before, it never does in inference."""
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
@@ -179,6 +190,7 @@ _READERS: dict[str, Callable[[Network, ir.Node], Link]] = {
     "Add": _add,
     "BatchNormalization": _batchnorm,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Div": _divide,
     "Dropout": _dropout,
     "Identity": _unchanged,

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_deploy.folding.graph.evaluate import integer, ints, real_number, text
+from bn_deploy.folding.graph.attributes import integer, ints, real_number, text
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.layout import Dims
 from bn_deploy.folding.graph.network import Network, label
-from bn_deploy.folding.graph.passing import Fields, Passing, moves, uniform
+from bn_deploy.folding.graph.passing import Passing, moves, uniform
 from bn_deploy.folding.outcome import Refusal
 
 
@@ -139,10 +139,6 @@ def _require_known(index: NDArray[np.int64], node: ir.Node) -> None:
         raise Refusal(f"the size that {label(node)} repeats is not known")
 
 
-def _told_sizes(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:  # noqa: ARG001
-    raise Refusal(f"{label(node)} holds sizes, which no map is applied to")
-
-
 @dataclass(frozen=True)
 class _Border:
     """What a Pad does along one axis.
@@ -255,8 +251,6 @@ MOVING: dict[str, Passing] = {
     "Flatten": _SHAPED,
     "Pad": moves(_pad_back, _pad_forth, "mode", "pads", "value"),
     "Reshape": _SHAPED,
-    "Shape": Passing(frozenset({"end", "start"}), _told_sizes, lambda *_: {}),
-    "Size": Passing(frozenset(), _told_sizes, lambda *_: {}),
     "SpaceToDepth": moves(_space_back, _space_forth, "blocksize"),
     "Squeeze": _SHAPED,
     "Tile": moves(_tile_back, _tile_forth),

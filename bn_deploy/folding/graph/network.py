@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
-import onnx
 import onnx_ir as ir
 
 from bn_deploy.folding.graph.constants import Constants
+from bn_deploy.folding.graph.evaluate import reads_numbers
 from bn_deploy.folding.graph.layout import Dims
+from bn_deploy.folding.graph.shapes import Refiner, given_dims, inferred_dims, plain
 from bn_deploy.folding.outcome import Refusal
 
 OPSETS = range(7, 28)
@@ -20,9 +21,6 @@ FAR = 32
 
 _FURTHER = 16
 """How many more all maps together may pass, for each node of the network: so the work is linear."""
-
-_SMALL_BYTES = 1024
-"""Constants up to this size may be shapes."""
 
 
 class Network:
@@ -48,9 +46,13 @@ class Network:
         self.graph, self.fixed = model.graph, fixed
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         self._typed: list[ir.Value] = []
-        given = None if infer else _given(model.graph)
-        self._dims = self._inferred(model) if given is None else given
+        given = None if infer else given_dims(model.graph)
+        if given is None:
+            self._dims, self._typed = inferred_dims(model)
+        else:
+            self._dims = given
         self.constants = Constants(model.graph, model.ir_version)
+        self._look_at_constants(model)
         self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
         self._has_subgraphs = any(True for _ in model.graph.subgraphs())
         self._further = _FURTHER * len(self.position)
@@ -73,7 +75,7 @@ class Network:
         """
         dims = None if value is None else self._dims.get(value)
         if dims is None and value is not None and value.const_value is not None and value.shape is not None:
-            dims = _plain(value.shape)
+            dims = plain(value.shape)
         if dims is None:
             raise Refusal(f"the rank of {label(value)} is not known")
         return dims
@@ -112,6 +114,10 @@ class Network:
         """Who reads `value`, and at which of its inputs."""
         return [(use.node, use.idx) for use in value.uses()]
 
+    def heeds(self, node: ir.Node, index: int) -> bool:
+        """Whether the numbers in input `index` of `node` matter, not only their size or type."""
+        return not self.standard(node) or reads_numbers(node, index)
+
     def seen_outside(self, value: ir.Value) -> str | None:
         """Who else than nodes of this graph sees `value`, if anyone does."""
         if value.is_graph_output():
@@ -124,6 +130,18 @@ class Network:
     def is_read(self, value: ir.Value) -> bool:
         """Whether anything depends on `value`."""
         return bool(value.uses()) or value.is_graph_output() or value.name in self.taken_by_name
+
+    def _look_at_constants(self, model: ir.Model) -> None:
+        """Finds out what is constant, and with that the sizes that depend on computed numbers."""
+        refiner = Refiner(model, self._dims, self.constants)
+        for node in self.graph:
+            first = node.inputs[0] if node.inputs else None
+            try:
+                dims = None if first is None else self.dims(first)
+            except Refusal:
+                dims = None
+            self.constants.note(node, dims)
+            refiner.refine(node)
 
     def sweep(self, spared: Collection[ir.Value] = ()) -> list[ir.Node]:
         """Removes what nothing reads, but for `spared`; returns the removed nodes.
@@ -150,35 +168,6 @@ class Network:
                 if self.standard(node) and node.op_type == "BatchNormalization":
                     yield node, "it is inside a subgraph, such as the branch of an If or the body of a Loop"
 
-    def _inferred(self, model: ir.Model) -> dict[ir.Value, Dims]:
-        """Every shape that onnx can tell, and the types where the file does not say them."""
-        skeleton = model.clone()
-        for value in list(skeleton.graph.initializers.values()):
-            # Shapes do not depend on weights, which would have to be copied.
-            if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-                value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
-                skeleton.graph.initializers.pop(str(value.name))
-                if value not in skeleton.graph.inputs:
-                    skeleton.graph.inputs.append(value)
-        bare = ir.to_proto(skeleton)
-        proto = _with_shapes(bare, data_prop=True) or _with_shapes(bare, data_prop=False)
-        if proto is None:
-            return {}  # a value whose shape is not known is left alone
-        known = {
-            info.name: info.type
-            for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
-        }
-        found = {}
-        for value in _values(model.graph):
-            tensor = known[value.name].tensor_type if value.name in known else None
-            if tensor is not None and tensor.elem_type:
-                if value.type is None:
-                    value.type = ir.TensorType(ir.DataType(tensor.elem_type))
-                    self._typed.append(value)
-                if tensor.HasField("shape"):
-                    found[value] = tuple(_size(size) for size in tensor.shape.dim)
-        return found
-
 
 def label(thing: ir.Node | ir.Value | None) -> str:
     """How reports call a node or a value."""
@@ -187,35 +176,3 @@ def label(thing: ir.Node | ir.Value | None) -> str:
     if isinstance(thing, ir.Node) and not thing.name:
         return next((value.name for value in thing.outputs if value.name), thing.op_type)
     return thing.name or "(unnamed)"
-
-
-def _with_shapes(proto: onnx.ModelProto, *, data_prop: bool) -> onnx.ModelProto | None:
-    """The model with every shape that onnx can tell, or None if it finds a contradiction."""
-    try:
-        return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=data_prop)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return None
-
-
-def _size(size: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    return int(size.dim_value) if size.HasField("dim_value") else (size.dim_param or None)
-
-
-def _given(graph: ir.Graph) -> dict[ir.Value, Dims] | None:
-    """The shape that each value carries, or None if one carries none, or no type."""
-    found = {}
-    for value in _values(graph):
-        if value.shape is None or value.dtype is None:
-            return None
-        found[value] = _plain(value.shape)
-    return found
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    for node in graph:
-        yield from node.outputs
-
-
-def _plain(shape: Iterable[int | ir.SymbolicDim]) -> Dims:
-    return tuple(size if isinstance(size, int) else size.value for size in shape)

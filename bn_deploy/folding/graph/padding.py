@@ -25,7 +25,7 @@ from bn_deploy.folding.graph.network import Network
 from bn_deploy.folding.graph.plan import Plan
 from bn_deploy.folding.outcome import Refusal
 
-_STOP_SHIFTS = frozenset({"Div", "LeakyRelu", "Mul", "PRelu", "Relu"})
+_STOP_SHIFTS = frozenset({"Abs", "Clip", "Div", "LeakyRelu", "Mul", "PRelu", "ReduceL1", "ReduceL2", "Relu"})
 """What lets scales pass but no shift, with or without a border: to split a batch norm there wins nothing."""
 
 

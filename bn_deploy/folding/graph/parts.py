@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from itertools import accumulate
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_deploy.folding.graph.evaluate import integer, ints
+from bn_deploy.folding.graph.arranging import taken
+from bn_deploy.folding.graph.attributes import integer, ints
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.network import Network, label
-from bn_deploy.folding.graph.passing import Fields, Passing, moves, uniform
+from bn_deploy.folding.graph.passing import Fields, Passing, moves, onwards, uniform
 from bn_deploy.folding.outcome import Refusal
 
 Part = tuple[int, NDArray[np.int64]]
 """An axis, and what is taken of it."""
 
 
-def _slices(network: Network, node: ir.Node, field: Field) -> list[Part]:
-    """What a Slice takes of the axes along which the map differs; the others need not be known."""
-    rank = field.rank
+def _slices(network: Network, node: ir.Node, rank: int, wanted: Collection[int]) -> list[Part]:
+    """What a Slice takes of those axes that are `wanted`; the others need not be known."""
     if len(node.inputs) > 1:
         if node.attributes:
             raise Refusal(f"{label(node)} has unknown attributes")
@@ -32,7 +33,7 @@ def _slices(network: Network, node: ir.Node, field: Field) -> list[Part]:
     else:
         starts, ends, axes, steps = ints(node, "starts"), ints(node, "ends"), ints(node, "axes"), None
         absent, stepless = axes is None, True
-    if not field.varying:
+    if not wanted:
         return []
     if absent and starts is not None:
         axes = list(range(len(starts)))
@@ -40,41 +41,49 @@ def _slices(network: Network, node: ir.Node, field: Field) -> list[Part]:
         raise Refusal(f"the axes of {label(node)} are not known")
     found: list[Part] = []
     for position, axis in enumerate(axis % rank for axis in axes):
-        if axis not in field.varying:
+        if axis not in wanted:
             continue
         size = network.dims(node.inputs[0])[axis]
         step = 1 if stepless else (steps[position] if steps is not None else 0)
         if starts is None or ends is None or step == 0 or not isinstance(size, int):
             raise Refusal(f"what {label(node)} takes is not known")
-        found.append((axis, _taken(starts[position], ends[position], step, size)))
+        found.append((axis, taken(starts[position], ends[position], step, size)))
     return found
 
 
-def _taken(start: int, end: int, step: int, size: int) -> NDArray[np.int64]:
-    """The positions that ONNX's Slice takes of an axis: ends are clamped as its specification says."""
-    start, end = (number + size if number < 0 else number for number in (start, end))
-    low, high = (0, size) if step > 0 else (0, size - 1)
-    start = min(max(start, low), high)
-    end = min(max(end, 0 if step > 0 else -1), size)
-    return np.arange(start, end, step)
+def _slice_pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:
+    """All of the input gets the map, if that is the same along the axis; or only what is taken."""
+    dims, field = network.dims(node.inputs[0]), fields[0]
+
+    def back(wanted: Collection[int]) -> dict[int, Field]:
+        whole = field
+        for axis, index in _slices(network, node, len(dims), wanted):
+            size = dims[axis]
+            assert isinstance(size, int)  # noqa: S101 - `_slices` has read it
+            whole = whole.put(axis, size, index)
+        return {0: whole}
+
+    return _answers(network, node, back(field.varying), lambda: back(range(len(dims))))
 
 
-def _slice_back(network: Network, node: ir.Node, field: Field) -> Field:
-    dims = network.dims(node.inputs[0])
-    for axis, taken in _slices(network, node, field):
-        if field.rank != len(dims):
-            raise Refusal(f"{label(node)} is used in an unusual way")
-        size = dims[axis]
-        assert isinstance(size, int)  # noqa: S101 - `_slices` has read it
-        field = field.put(axis, size, taken)
-    return field
+def _answers(
+    network: Network, node: ir.Node, first: dict[int, Field], second: Callable[[], dict[int, Field]]
+) -> list[dict[int, Field]]:
+    """The answers of an operator that takes parts. The second is asked for if its input has other readers."""
+    value = node.inputs[0]
+    if value is None or len(network.uses(value)) == 1:
+        return [first]
+    try:
+        return [first, second()]
+    except Refusal:
+        return [first]
 
 
 def _slice_forth(network: Network, node: ir.Node, field: Field) -> Field:
-    for axis, taken in _slices(network, node, field):
-        if taken.size == 0:
+    for axis, index in _slices(network, node, field.rank, field.varying):
+        if index.size == 0:
             raise Refusal(f"{label(node)} takes nothing")
-        field = field.take(axis, taken)
+        field = field.take(axis, index)
     return field
 
 
@@ -97,14 +106,19 @@ def _gather_index(network: Network, node: ir.Node, rank: int) -> tuple[int, NDAr
     return axis, array.astype(np.int64) % size, size
 
 
-def _gather_back(network: Network, node: ir.Node, field: Field) -> Field:
+def _gather_pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:
+    """As for a Slice."""
+    field = fields[0]
     axis, axes = _gathered(network, node)
-    if not field.varying & set(axes):  # whatever it takes has the same map
-        return field.reduced(axes).expanded([axis])
-    axis, index, size = _gather_index(network, node, network.rank(node.inputs[0]))
-    if index.ndim == 0:
-        field = field.expanded([axis])
-    return field.put(axis, size, index.reshape(-1))
+
+    def taken_only() -> dict[int, Field]:
+        _, index, size = _gather_index(network, node, network.rank(node.inputs[0]))
+        part = field.expanded([axis]) if index.ndim == 0 else field
+        return {0: part.put(axis, size, index.reshape(-1))}
+
+    if field.varying & set(axes):
+        return [taken_only()]
+    return _answers(network, node, {0: field.reduced(axes).expanded([axis])}, taken_only)
 
 
 def _gather_forth(network: Network, node: ir.Node, field: Field) -> Field:
@@ -114,6 +128,38 @@ def _gather_forth(network: Network, node: ir.Node, field: Field) -> Field:
     axis, index, _ = _gather_index(network, node, field.rank)
     field = field.take(axis, index.reshape(-1))
     return field.reduced([axis]) if index.ndim == 0 else field
+
+
+def _picked(network: Network, node: ir.Node) -> tuple[list[int], list[int], NDArray[np.int64] | None]:
+    """The axes that a GatherND picks from, those in their place, and what it picks of a single one."""
+    rank, shape = network.rank(node.inputs[0]), network.dims(node.inputs[1])
+    first, depth = integer(node, "batch_dims", 0), shape[-1]
+    if not isinstance(depth, int):
+        raise Refusal(f"what {label(node)} takes is not known")
+    axes, new = list(range(first, first + depth)), list(range(first, len(shape) - 1))
+    indices = network.constants.integers(node.inputs[1]) if depth == 1 and first == 0 else None
+    size = network.dims(node.inputs[0])[first] if rank else None
+    one_by_one = indices is not None and len(new) == 1 and isinstance(size, int)
+    return axes, new, np.array(indices, dtype=np.int64) % size if one_by_one else None  # type: ignore[operator]
+
+
+def _picked_back(network: Network, node: ir.Node, field: Field) -> Field:
+    axes, new, index = _picked(network, node)
+    if not field.varying & set(new):
+        return field.reduced(new).expanded(axes)
+    size = network.dims(node.inputs[0])[0]
+    if index is None or not isinstance(size, int):
+        raise Refusal(f"what {label(node)} takes is not known")
+    return field.put(0, size, index)
+
+
+def _picked_forth(network: Network, node: ir.Node, field: Field) -> Field:
+    axes, new, index = _picked(network, node)
+    if not field.varying & set(axes):
+        return field.reduced(axes).expanded(new)
+    if index is None:
+        raise Refusal(f"what {label(node)} takes is not known")
+    return field.take(0, index)
 
 
 def _parts(network: Network, node: ir.Node, values: list[ir.Value], axis: int) -> list[slice]:
@@ -172,8 +218,9 @@ def _concat_push(network: Network, node: ir.Node, fields: Fields) -> dict[int, F
 
 PARTS: dict[str, Passing] = {
     "Concat": Passing(frozenset({"axis"}), _concat_pull, _concat_push),
-    "Gather": moves(_gather_back, _gather_forth, "axis"),
-    "Slice": moves(_slice_back, _slice_forth, "axes", "ends", "starts"),
+    "Gather": Passing(frozenset({"axis"}), _gather_pull, onwards(_gather_forth)),
+    "GatherND": moves(_picked_back, _picked_forth, "batch_dims"),
+    "Slice": Passing(frozenset({"axes", "ends", "starts"}), _slice_pull, onwards(_slice_forth)),
     "Split": Passing(frozenset({"axis", "split", "num_outputs"}), _split_pull, _split_push),
 }
 """Operators that take and join parts."""

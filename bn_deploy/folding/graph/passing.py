@@ -86,12 +86,19 @@ def moves(
     *attributes: str,
 ) -> Passing:
     """An operator of which only input 0 holds what output 0 holds."""
+    return Passing(
+        frozenset(attributes),
+        lambda network, node, fields: [{0: back(network, node, fields[0])}],
+        onwards(forth),
+    )
+
+
+def onwards(forth: Callable[[Network, ir.Node, Field], Field]) -> Push:
+    """`push` of an operator of which only input 0 holds what output 0 holds."""
 
     def push(network: Network, node: ir.Node, fields: Fields) -> dict[int, Field]:
         if set(fields) != {0}:
             raise Refusal(f"{label(node)} is used in an unusual way")
         return {0: forth(network, node, fields[0])}
 
-    return Passing(
-        frozenset(attributes), lambda network, node, fields: [{0: back(network, node, fields[0])}], push
-    )
+    return push

@@ -15,7 +15,6 @@ from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.weights import Edit
 from bn_deploy.folding.outcome import Refusal
 
-
 _SPARE_BITS = 4
 """How many binary digits writing a batch norm as one scale and one shift may cost."""
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from bn_deploy.folding.graph.evaluate import integer, ints, text
+from bn_deploy.folding.graph.attributes import integer, ints, text
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.passing import Fields, Passing, only_scale, same_both_ways, uniform, unsigned
+from bn_deploy.folding.graph.reducing import reduced_axes
 from bn_deploy.folding.outcome import Refusal
 
 
@@ -99,17 +100,12 @@ def _global_maximum(network: Network, node: ir.Node, field: Field) -> None:  # n
 
 
 def _reduced_axes(network: Network, node: ir.Node, rank: int) -> list[int]:
-    """The axes that a reduction removes: an attribute, or since opset 13 or 18 an input."""
-    axes: list[int] | None
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        axes = network.constants.integers(node.inputs[1])
-        if axes is None or "axes" in node.attributes:
-            raise Refusal(f"the axes of {label(node)} are not known")
-    else:
-        axes = ints(node, "axes")
-    if not axes:
-        axes = [] if integer(node, "noop_with_empty_axes", 0) else list(range(rank))
-    return sorted(axis % rank for axis in axes)
+    """The axes that a reduction removes."""
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    axes = None if given is None else network.constants.integers(given)
+    if given is not None and (axes is None or "axes" in node.attributes):
+        raise Refusal(f"the axes of {label(node)} are not known")
+    return reduced_axes(node, axes, rank)
 
 
 def _reduction(*checks: Callable[[Field, ir.Node], None], adds_up: bool = False) -> Passing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bn_deploy.folding.graph.evaluate import integer, ints, text
+from bn_deploy.folding.graph.attributes import integer, ints, text
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.passing import Passing, only_scale, same_both_ways, uniform

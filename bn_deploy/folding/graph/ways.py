@@ -12,9 +12,10 @@ from bn_deploy.folding.graph.parts import PARTS
 from bn_deploy.folding.graph.passing import Passing, conjugating
 from bn_deploy.folding.graph.pooling import POOLING
 from bn_deploy.folding.graph.sampling import SAMPLING
+from bn_deploy.folding.graph.sequences import SEQUENCES
 from bn_deploy.folding.outcome import Refusal
 
-WAYS: dict[str, Passing] = {**COMPUTING, **MOVING, **PARTS, **POOLING, **SAMPLING}
+WAYS: dict[str, Passing] = {**COMPUTING, **MOVING, **PARTS, **POOLING, **SAMPLING, **SEQUENCES}
 
 
 def passing(network: Network, node: ir.Node) -> Passing:

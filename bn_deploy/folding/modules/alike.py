@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from bn_deploy.folding.modules.course import Constant, Course, Value
 
 VARIES = "varies"
-"""Stands for a number in an operator's arguments that depends on the size of the batch."""
+"""Stands for a number in an operator's arguments that depends on the sizes of the inputs."""
 
 
 def alike(main: Course, other: Course) -> bool:
@@ -30,7 +30,7 @@ def alike(main: Course, other: Course) -> bool:
 
 
 def _kind(value: Value | None) -> tuple[int, torch.dtype] | None:
-    """What has to be the same at every size of the batch."""
+    """What has to be the same at every size."""
     return None if value is None else (len(value.shape), value.dtype)
 
 
@@ -38,7 +38,7 @@ _SIZED = frozenset(
     {"end", "length", "output_size", "pad", "repeats", "scale_factors", "shape", "size", "sizes"}
     | {"split_size", "split_sizes", "start", "other", "value"}
 )
-"""The arguments of operators that may hold sizes, which depend on the batch."""
+"""The arguments of operators that may hold sizes, which depend on those of the inputs."""
 
 
 def _same(ours: Any, theirs: Any, pairs: dict[Value, Value], *, sized: bool = True) -> bool:
@@ -59,14 +59,17 @@ def _same(ours: Any, theirs: Any, pairs: dict[Value, Value], *, sized: bool = Tr
     return isinstance(theirs, (int, float))
 
 
-def name_sizes(main: Course, other: Course) -> None:
-    """Gives every size and number of `main` that is another one in `other` a name, or marks it."""
-    values = list(zip(_values(main), _values(other), strict=True))
-    for value, twin in values:
-        sizes = zip(value.shape, twin.shape, strict=True)
-        value.shape = tuple(a if a == b else f"{a} or {b}" for a, b in sizes)
-    for ours, theirs in zip(main.ops, other.ops, strict=True):
-        ours.arguments = _marked(main, ours.arguments, theirs.arguments)
+def name_sizes(main: Course, others: Sequence[Course]) -> None:
+    """Gives every size and number of `main` that is another one in one of `others` a name, or marks it."""
+    for value, *twins in list(zip(_values(main), *map(_values, others), strict=True)):
+        value.shape = tuple(map(_name, zip(value.shape, *(twin.shape for twin in twins), strict=True)))
+    for ours, *theirs in zip(main.ops, *(other.ops for other in others), strict=True):
+        ours.arguments = _marked(main, ours.arguments, [op.arguments for op in theirs])
+
+
+def _name(sizes: tuple[int | str, ...]) -> int | str:
+    """What stands for a size that is one of these."""
+    return sizes[0] if len(set(sizes)) == 1 else " or ".join(map(str, sizes))
 
 
 def _values(course: Course) -> Iterator[Value]:
@@ -75,20 +78,23 @@ def _values(course: Course) -> Iterator[Value]:
         yield from (value for value in op.outputs if value is not None)
 
 
-def _marked(course: Course, ours: Any, theirs: Any) -> Any:
+def _marked(course: Course, ours: Any, theirs: Sequence[Any]) -> Any:
     """`ours`, with a mark for each number, and a value of its own for each constant, that differ."""
     if isinstance(ours, Constant):
-        a, b = ours.tensor, theirs.tensor
-        if ours.slots or a is b or (a.shape == b.shape and torch.equal(a, b)):
+        if ours.slots or all(_equal(ours.tensor, other.tensor) for other in theirs):
             return ours
-        shape = tuple(m if m == n else f"{m} or {n}" for m, n in zip(a.shape, b.shape, strict=False))
-        unknown = Value(shape, a.dtype)
+        shapes = zip(ours.tensor.shape, *(other.tensor.shape for other in theirs), strict=False)
+        unknown = Value(tuple(map(_name, shapes)), ours.tensor.dtype)
         course.inputs.append(unknown)
         return unknown
     if isinstance(ours, (tuple, list)):
-        return type(ours)(_marked(course, a, b) for a, b in zip(ours, theirs, strict=True))
+        return type(ours)(_marked(course, a, b) for a, *b in zip(ours, *theirs, strict=True))
     if isinstance(ours, dict):
-        return {key: _marked(course, ours[key], theirs[key]) for key in ours}
-    if isinstance(ours, (int, float)) and ours != theirs:
+        return {key: _marked(course, ours[key], [other[key] for other in theirs]) for key in ours}
+    if isinstance(ours, (int, float)) and any(other != ours for other in theirs):
         return VARIES
     return ours
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))

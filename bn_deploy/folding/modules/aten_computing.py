@@ -55,9 +55,7 @@ def _operand(t: Translation, given: Any, like: Value) -> ir.Value:
     if isinstance(given, Value) and given.dtype is like.dtype:
         return t.read(given)
     if isinstance(given, Constant) and like.dtype.is_floating_point:
-        if given.tensor.dtype is like.dtype or given.tensor.dim() == 0:
-            return t.constant(given.tensor.to(like.dtype))
-        raise Opaque("another type")
+        return t.constant(given.tensor.to(like.dtype))
     return scalar(t, given, like)
 
 

@@ -91,6 +91,9 @@ def _slice(t: Translation, op: Op) -> None:
     if first(op).shape[axis] == x.shape[axis] and op.arguments["step"] == 1:
         t.node(op, "Identity", [t.read(x)])
         return
+    if isinstance(x.shape[axis], str):
+        _some(t, op, axis)
+        return
     start, end, step = (op.arguments[name] for name in ("start", "end", "step"))
     bounds = [whole(start or 0), whole((1 << 62) if end is None else end)]
     t.node(
@@ -100,15 +103,27 @@ def _slice(t: Translation, op: Op) -> None:
     )
 
 
+def _some(t: Translation, op: Op, axis: int) -> None:
+    """Some places along an axis whose size is no fixed one: which ones does not matter to any map."""
+    t.node(op, "Slice", [t.read(value_of(op)), t.array([0]), t.array([1]), t.array([axis])])
+
+
 def _narrow(t: Translation, op: Op) -> None:
-    axis, _ = _axis_and_size(op)
+    x = value_of(op)
+    axis = whole(op.arguments["dim"]) % len(x.shape)
+    if isinstance(x.shape[axis], str):
+        _some(t, op, axis)
+        return
     start, length = whole(op.arguments["start"]), whole(op.arguments["length"])
     t.node(op, "Slice", [t.read(value_of(op)), t.array([start]), t.array([start + length]), t.array([axis])])
 
 
 def _select(t: Translation, op: Op) -> None:
-    axis, size = _axis_and_size(op)
-    t.node(op, "Gather", [t.read(value_of(op)), t.array(whole(op.arguments["index"]) % size)], {"axis": axis})
+    x = value_of(op)
+    axis = whole(op.arguments["dim"]) % len(x.shape)
+    size = x.shape[axis]
+    index = 0 if isinstance(size, str) else whole(op.arguments["index"]) % size
+    t.node(op, "Gather", [t.read(x), t.array(index)], {"axis": axis})
 
 
 def _index_select(t: Translation, op: Op) -> None:
@@ -136,7 +151,10 @@ def _flip(t: Translation, op: Op) -> None:
     axes = wholes(op.arguments["dims"], 1)
     if len(axes) != 1:
         raise Opaque("several axes")
-    size = whole(value_of(op).shape[axes[0]])
+    size = value_of(op).shape[axes[0]]
+    if isinstance(size, str):
+        _some(t, op, axes[0] % len(value_of(op).shape))
+        return
     _taken(t, op, axes[0] % len(value_of(op).shape), range(size - 1, -1, -1))
 
 
@@ -144,7 +162,10 @@ def _roll(t: Translation, op: Op) -> None:
     shifts, axes = wholes(op.arguments["shifts"], 1), wholes(op.arguments["dims"], 1)
     if len(axes) != 1:
         raise Opaque("several axes")
-    size = whole(value_of(op).shape[axes[0]])
+    size = value_of(op).shape[axes[0]]
+    if isinstance(size, str):
+        _some(t, op, axes[0] % len(value_of(op).shape))
+        return
     _taken(t, op, axes[0] % len(value_of(op).shape), np.roll(np.arange(size), shifts[0]).tolist())
 
 
@@ -219,8 +240,8 @@ def _shuffle_up(op: Op, x: Value) -> list[int | str]:
 def _shuffle_down(op: Op, x: Value) -> list[int | str]:
     """pixel_unshuffle: (N, C, H r, W r) -> (N, C, H, r, W, r)."""
     r = whole(op.arguments["downscale_factor"])
-    height, width = (whole(size) for size in _flat(x))
-    return [x.shape[0], whole(x.shape[1]), height // r, r, width // r, r]
+    height, width = (f"({n}) / {r}" if isinstance(n, str) else n // r for n in _flat(x))
+    return [x.shape[0], whole(x.shape[1]), height, r, width, r]
 
 
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

@@ -133,6 +133,7 @@ class Course:
         results: the tensors it returned, for comparison.
         aside: the parameters that the forward used to compute other constants.
         decisions: the answers that the forward read from tensors on its way, such as the condition of an if.
+        sized: whether it computed with the sizes of tensors.
     """
 
     given: Inputs = ((), {})
@@ -145,6 +146,7 @@ class Course:
     results: list[Tensor] = field(default_factory=list)
     aside: set[Slot] = field(default_factory=set)
     decisions: list[Decision] = field(default_factory=list)
+    sized: bool = False
 
 
 @dataclass(frozen=True)

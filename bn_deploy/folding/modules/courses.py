@@ -52,15 +52,12 @@ def explore(network: nn.Module, examples: Sequence[Inputs], whole: Callable[[str
 
 
 def _explored(network: nn.Module, inputs: Inputs, whole: Callable[[str], bool]) -> list[Course]:
-    two, one = _of_batch(inputs, 2), _of_batch(inputs, 1)
+    two = _of_batch(inputs, 2)
     main = _settled(network, [two, inputs], whole)
-    courses = [main]
     used = two if two is not None and main.inputs and _batch_of(main) == 2 else inputs
-    if used is two and one is not None:
-        courses += _second_size(network, main, one, whole)
-    courses += _other_answers(network, used, main, whole)
-    courses += _other_arguments(network, used, whole)
-    return courses
+    courses = [main, *_other_answers(network, used, main, whole), *_other_arguments(network, used, whole)]
+    sized = [course for course in courses if course is main or course.sized]
+    return courses + [other for course in sized for other in _other_sizes(network, course, whole)]
 
 
 def _settled(network: nn.Module, candidates: Sequence[Inputs | None], whole: Callable[[str], bool]) -> Course:
@@ -114,20 +111,49 @@ def _of_batch(inputs: Inputs, size: int) -> Inputs | None:
     return found
 
 
-def _second_size(
-    network: nn.Module, main: Course, inputs: Inputs, whole: Callable[[str], bool]
-) -> list[Course]:
-    """Names the sizes that depend on the batch; a course of its own if more than sizes depend on it."""
-    answers = Answers(tuple(decision.answer for decision in main.decisions))
-    try:
-        other = observe(network, inputs, answers, whole)
-    except Unrun:
-        return []
-    if not alike(main, other):
-        return [other]
-    name_sizes(main, other)
-    main.given, main.results = other.given, other.results  # the smaller one, for whoever runs it again
-    return []
+def _other_sizes(network: nn.Module, main: Course, whole: Callable[[str], bool]) -> list[Course]:
+    """Names the sizes that are no fixed ones; returns a course of its own where more depends on them."""
+    answers = Answers(tuple(decision.answer for decision in main.decisions), main.answers.opposite)
+    same: list[Course] = []
+    unlike: list[Course] = []
+    for candidates in _resized(main):
+        for inputs in candidates:
+            try:
+                other = observe(network, inputs, answers, whole)
+            except Unrun:
+                continue  # this size is a fixed one
+            (same if alike(main, other) else unlike).append(other)
+            break
+    if same:
+        name_sizes(main, same)
+    for other in same:
+        if _batch_of(other) == 1:
+            main.given, main.results = other.given, other.results  # cheaper to run again
+    return unlike
+
+
+def _resized(main: Course) -> Iterator[list[Inputs]]:
+    """The inputs of a course with another size along one axis: several candidates for each axis."""
+    one = _of_batch(main.given, 1)
+    if one is not None:
+        yield [one]
+    if main.sized:
+        leaves = [leaf for leaf in pytree.tree_leaves(main.given) if isinstance(leaf, Tensor)]
+        for axis in range(1, leaves[0].dim()):
+            # An odd size shows more, an even one is taken by networks that halve and double.
+            yield [_grown(main.given, axis, leaves[0].shape[axis], more) for more in (1, 0)]
+
+
+def _grown(inputs: Inputs, axis: int, size: int, more: int) -> Inputs:
+    """The inputs with every axis of that number and size more than doubled."""
+    places = torch.arange(2 * size + more) % size
+
+    def grown(tensor: Tensor) -> Tensor:
+        same = tensor.dim() > axis and tensor.shape[axis] == size
+        return tensor.detach().index_select(axis, places.to(tensor.device)) if same else tensor
+
+    found: Inputs = pytree.tree_map_only(Tensor, grown, inputs)
+    return found
 
 
 def _other_answers(
@@ -164,19 +190,28 @@ def _alternatives(course: Course, read: int, places: set[Place]) -> Iterator[tup
 
 
 def _other_arguments(network: nn.Module, inputs: Inputs, whole: Callable[[str], bool]) -> list[Course]:
-    """A course for every other value of a plain argument: flags, whole numbers, names of modules."""
+    """A course for every other value of a plain argument, and without each that may be left out."""
     args, kwargs = inputs
     tries: list[Inputs] = []
     for position, value in enumerate(args):
-        tries += [((*args[:position], o, *args[position + 1 :]), kwargs) for o in _others(network, value)]
+        others = _others(network, value)
+        tries += [((*args[:position], other, *args[position + 1 :]), kwargs) for other in others]
+    for name, value in kwargs.items():
+        tries += [(args, {**kwargs, name: other}) for other in _others(network, value)]
     try:
         parameters = list(inspect.signature(network.forward).parameters.items())
     except (TypeError, ValueError):
         parameters = []
     for position, (name, parameter) in enumerate(parameters):
-        if position >= len(args) and (name in kwargs or parameter.default is not parameter.empty):
-            value = kwargs.get(name, parameter.default)
-            tries += [(args, {**kwargs, name: other}) for other in _others(network, value)]
+        default = parameter.default
+        if default is parameter.empty:
+            continue
+        if position < len(args):
+            tries.append(((*args[:position], default, *args[position + 1 :]), kwargs))
+        elif name in kwargs:
+            tries.append((args, {**kwargs, name: default}))
+        else:
+            tries += [(args, {**kwargs, name: other}) for other in _others(network, default)]
     found = []
     for other in tries:
         try:

@@ -96,6 +96,8 @@ def _folded(network: nn.Module, sites: Sites, examples: list[Inputs]) -> tuple[n
         courses = explore(twin(work), examples, whole)
     except Unrun as error:
         raise ModelError(f"the network fails on the example inputs: {error}") from error
+    if sites.keep_converting(courses):
+        return _folded(network, sites, examples)
     settled = settle(work, courses, sites.kept)
     if settled.functions or settled.shared:
         again = _with_own_modules(work, courses, settled, examples, sites.kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from bn_deploy.folding.modules.ranks import channel_counts
 from bn_deploy.folding.outcome import Refusal
 
 _SIZES = (32, 28, 64, 224, 16, 96, 128, 8, 48, 256, 299, 384, 512, 4, 1)
+_MOST = 1 << 24
+"""How many numbers an input may have: volumes have more than images."""
 
 
 def examples_for(network: nn.Module) -> list[Inputs]:
@@ -24,10 +27,12 @@ def examples_for(network: nn.Module) -> list[Inputs]:
         Refusal: none were found.
     """
     found: dict[int, Inputs] = {}
-    for tensor in _candidates(network):
-        given = [tensor] * _required(network)
-        if tensor.dim() not in found and _runs(network, given):
-            found[tensor.dim()] = tuple(given), {}
+    for shape, options in _candidates(network):
+        if len(shape) in found or prod(shape) > _MOST:
+            continue
+        given = [torch.ones(shape, **options)] * _required(network)
+        if _runs(network, given):
+            found[len(shape)] = tuple(given), {}
     if not found:
         raise Refusal("it is not known what inputs the network takes; give example_inputs")
     return list(found.values())
@@ -49,8 +54,8 @@ def _required(network: nn.Module) -> int:
     return max(1, sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters))
 
 
-def _candidates(network: nn.Module) -> Iterator[Tensor]:
-    """Tensors (N, C, ...) or (N, F) for the first layer with weights."""
+def _candidates(network: nn.Module) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Shapes (N, C, ...) or (N, F) for the first layer with weights, and its type and device."""
     for module in network.modules():
         weight = getattr(module, "weight", None)  # some compute it, as weight norm does
         if not isinstance(weight, Tensor) or weight.dim() < 2:
@@ -58,12 +63,12 @@ def _candidates(network: nn.Module) -> Iterator[Tensor]:
         options: Any = {"dtype": weight.dtype, "device": weight.device}
         if isinstance(module, nn.Linear):
             features = weight.shape[1]
-            yield torch.ones(2, features, **options)
+            yield (2, features), options
             # A batch norm after it takes axis 1 at every rank: as long as that, the network may take it too.
             for channels in sorted(set(channel_counts(network))):
-                yield torch.ones(2, channels, features, **options)
+                yield (2, channels, features), options
             return
         taken = int(vars(module).get("in_channels", weight.shape[1]))
         for size in _SIZES:
-            yield torch.ones(2, taken, *[size] * (weight.dim() - 2), **options)
+            yield (2, taken, *[size] * (weight.dim() - 2)), options
         return

@@ -69,6 +69,7 @@ def observe(
     del args, kwargs
     course.results = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     course.places = recorder.asker.places
+    course.sized = recorder.watch.used or any(op.name.startswith("aten.sum.") for op in course.ops)
     course.seen = recorder.alive({id(tensor) for tensor in course.results})
     return course
 

@@ -9,7 +9,9 @@ from torch import nn
 from bn_deploy.batchnorm import native
 from bn_deploy.batchnorm.convert import native_of
 from bn_deploy.batchnorm.flavours import NATIVE, Found, find, suspects
+from bn_deploy.batchnorm.tensors import widest_dtype
 from bn_deploy.errors import CheckFailed, ModelError
+from bn_deploy.folding.modules.course import Course, Value
 from bn_deploy.folding.modules.settle import Settled
 from bn_deploy.folding.modules.surgery import Shift
 from bn_deploy.folding.outcome import FoldReport, Kept, Site
@@ -45,6 +47,17 @@ class Sites:
             self.flavours[path] = type(layer).__name__
             if native.is_relative(layer) and layer.training:
                 self.kept[path] = _TRAINING
+
+    def keep_converting(self, courses: list[Course]) -> bool:
+        """Keeps those that give another type than they get, as torch's do not; tells whether any did."""
+        found = False
+        for op in (op for course in courses for op in course.ops if op.call.path in self.swapped):
+            given, held = op.arguments.get("input"), widest_dtype(self.swapped[op.call.path].module)
+            if isinstance(given, Value) and given.dtype is not held:
+                self.kept[op.call.path] = f"it computes in {held}, what feeds it in {given.dtype}"
+                found = True
+        self.swapped = {path: one for path, one in self.swapped.items() if path not in self.kept}
+        return found
 
     def all_kept(self, reason: str) -> FoldReport:
         """The report when nothing can be folded."""

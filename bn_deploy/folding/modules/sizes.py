@@ -99,20 +99,31 @@ for _name in ("__abs__", "__neg__"):
     setattr(Number, _name, _computing(_name))
 
 
+_COUNTS = (Tensor.numel, Tensor.nelement, Tensor.__len__, Tensor.stride, torch.numel)
+
+
 class Watch(TorchFunctionMode):
-    """Gives such sizes for the tensors that depend on the inputs."""
+    """Gives such sizes for the tensors that depend on the inputs.
+
+    Attributes:
+        used: whether any was asked for.
+    """
 
     def __init__(self, asker: Asker, depends: Callable[[Tensor], bool]) -> None:
         super().__init__()
         self._asker = asker
         self._depends = depends
+        self.used = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         shown = func is Tensor.size or getattr(func, "__self__", None) is Tensor.shape
-        if not shown or not self._depends(args[0]):
+        if not (shown or func in _COUNTS) or not self._depends(args[0]):
+            return result
+        self.used = True
+        if not shown:
             return result
         if isinstance(result, torch.Size):
             return torch.Size([Number.of(size, self._asker) for size in result])

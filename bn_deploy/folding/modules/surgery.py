@@ -166,7 +166,7 @@ def _read_norm(edits: Edits, translation: Translation, norm: Norm, changed: Mapp
             if norm.path in edits.shifts:
                 edits.gone[norm.path] = Shift(edits.shifts[norm.path], norm.ops[0].arguments["input"]).eval()
         elif any(gone):
-            raise Refusal(f"not every one of its {len(nodes)} calls can be folded")
+            raise Refusal(f"only {sum(gone)} of its {len(nodes)} observed calls can be folded")
         return
     channels = int(channels_of(norm.ops[0]))
     affines = [field.along(1, channels) for field in new if field is not None]
@@ -216,7 +216,7 @@ def apply(network: nn.Module, edits: Edits) -> None:
         owner = network.get_submodule(path)
         old: Any = owner._parameters.get(name, owner._buffers.get(name))
         like: Any = old if old is not None else owner._parameters["weight"]
-        new = tensor.to(like.device)
+        new = tensor.to(like.device) if old is None else torch.empty_like(old.detach()).copy_(tensor)
         if name in owner._buffers:
             owner._buffers[name] = new
         else:
