@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from bn_deploy.errors import ModelError, first_line
 from bn_deploy.onnxfile.external import DataFiles, entry_of, mapped
+from bn_deploy.onnxfile.skeleton import LARGE_BYTES, complete, without_bfloat16
 from bn_deploy.onnxfile.wire import WireError, taken_out
-
-LARGE_BYTES = 1025
-"""From this size on a weight is left where it lies; anything smaller may be a shape and is read at once."""
 
 LARGEST_FILE_BYTES = (1 << 31) - 1
 """What protobuf can read as one message."""
@@ -130,36 +128,20 @@ def locations(path: Path) -> set[str]:
 def check(proto: onnx.ModelProto) -> None:
     """Lets onnx check a model, shapes included, whose large weights are marked as external.
 
-    What they hold does not matter for that; they are shown to onnx as inputs.
+    Two things may be missing that its checker demands and that no runtime needs: the name of the graph, and
+    that an input or output has a shape at all, which some exporters leave out where the rank is not known.
 
     Raises:
         onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError: it is not valid.
     """
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    del bare.graph.initializer[:]
-    declared = {value.name: value for value in bare.graph.input}
-    for tensor in proto.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            bare.graph.initializer.append(tensor)
-            continue
-        shown = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        if tensor.name not in declared:
-            bare.graph.input.append(shown)
-        elif not _agree(declared[tensor.name].type.tensor_type, shown.type.tensor_type):
-            raise ValueError(f"the initializer {tensor.name} is not of the type of the input of that name")
-    onnx.checker.check_model(bare, full_check=True)
-
-
-def _agree(declared: onnx.TypeProto.Tensor, given: onnx.TypeProto.Tensor) -> bool:
-    """Whether a tensor may be the default of an input."""
-    if declared.elem_type != given.elem_type:
-        return False
-    if not declared.HasField("shape"):
-        return True
-    sizes = [size.dim_value if size.HasField("dim_value") else None for size in declared.shape.dim]
-    known = [size.dim_value for size in given.shape.dim]
-    return len(sizes) == len(known) and all(a in {None, b} for a, b in zip(sizes, known, strict=True))
+    bare = complete(proto)
+    without_bfloat16(bare)
+    onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
+    bare.graph.name = bare.graph.name or "graph"
+    for value in (*bare.graph.input, *bare.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(bare)
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, bool]]:

@@ -11,7 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from bn_deploy.errors import InputError
-from bn_deploy.onnxfile.stored import LARGE_BYTES, LARGEST_FILE_BYTES, locations
+from bn_deploy.onnxfile.skeleton import is_large, skeleton
+from bn_deploy.onnxfile.stored import LARGEST_FILE_BYTES, locations
 from bn_deploy.onnxfile.wire import Gap, Piece, put_in, size_bytes
 
 DATA_SUFFIX = ".data"
@@ -35,31 +36,14 @@ class Unwritten:
 
     @classmethod
     def of(cls, model: ir.Model) -> Unwritten:
-        """Takes `model` apart; it is of no use any more after that.
+        """What `model` holds.
 
         Raises:
             ValueError: what is in it besides large weights is more than protobuf can hold.
         """
-        weights = {}
-        for name, value in model.graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None or not _is_large(tensor):
-                continue
-            weights[name] = tensor
-            value.const_value = ir.ExternalTensor(
-                "",
-                offset=None,
-                length=None,
-                dtype=tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=name,
-                doc_string=tensor.doc_string,
-                metadata_props=dict(tensor.metadata_props),
-            )
-        proto = ir.to_proto(model)
-        for tensor in proto.graph.initializer:
-            del tensor.external_data[:]
-        return cls(proto, weights)
+        tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+        weights = {name: tensor for name, tensor in tensors.items() if tensor is not None and is_large(tensor)}
+        return cls(skeleton(model), weights)
 
     def write(self, path: Path, *, external: bool) -> bool:
         """Writes the model to `path`; its large weights go beside it if asked for, or if they must.
@@ -112,11 +96,6 @@ class Unwritten:
 def _stream(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
     """Writes what is in a tensor, without a copy of it where it is an array."""
     tensor.tofile(file)  # type: ignore[attr-defined]  # all tensors of onnx-ir have it; the protocol does not
-
-
-def _is_large(tensor: ir.TensorProtocol) -> bool:
-    # The size of texts is not known, and of several numbers in one byte a writer has no plain array.
-    return tensor.dtype != ir.DataType.STRING and tensor.dtype.bitwidth >= 8 and tensor.nbytes >= LARGE_BYTES
 
 
 def data_path_of(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tests.batchnorm.layers import random_input
@@ -20,6 +21,7 @@ class Base(nn.Module):
         self.bn: nn.Module = nn.BatchNorm2d(3)
         for name, part in parts.items():
             setattr(self, name, part)
+        self.register_buffer("total", torch.zeros(()))
         self.course = forward
         self.calls = 0
         self.last: Any = None

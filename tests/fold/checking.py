@@ -71,11 +71,10 @@ def assert_faithful(network: nn.Module, *inputs: Any, example_inputs: Any = None
     outcomes = [entry.site.batchnorm for entry in report.folded] + [
         entry.site.batchnorm for entry in report.kept
     ]
-    assert sorted(outcomes) == batchnorms(network)
+    assert set(batchnorms(network)) <= set(outcomes), "some other layers are batch norms by what they do"
+    assert len(outcomes) == len(set(outcomes))
     assert all(entry.reason for entry in report.kept)
-    assert all(
-        type(result.module.get_submodule(e.site.batchnorm)) is nn.Identity for e in result.report.folded
-    )
+    assert not {entry.site.batchnorm for entry in report.folded} & set(batchnorms(result.module))
     return result
 
 

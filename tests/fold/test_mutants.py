@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.batchnorm.params import BatchNormParams
 from bn_deploy.folding import absorb
-from bn_deploy.folding.modules import driver as modules
+from bn_deploy.folding.graph import dense, linear, links
 from tests.fold.test_fold import check
 
 Weights = NDArray[np.float64]
@@ -87,31 +87,29 @@ def test_a_wrong_map_is_caught(name: str, kind: str, monkeypatch: pytest.MonkeyP
 
 
 def with_map(mutant: Callable[[BatchNormParams], Affine], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = BatchNormParams.affine
-    folding = modules._affine_of
+    class Mutant(BatchNormParams):
+        affine = mutant
 
-    def mutated(found: Any) -> Affine:
-        # Only while it folds: the bound of the check is from the right map.
-        monkeypatch.setattr(BatchNormParams, "affine", mutant)
-        try:
-            return folding(found)
-        finally:
-            monkeypatch.setattr(BatchNormParams, "affine", truth)
-
-    monkeypatch.setattr(modules, "_affine_of", mutated)
+    monkeypatch.setattr(links, "BatchNormParams", Mutant)
     check(kind, "torch", 4)
 
 
-@pytest.mark.parametrize("kind", ["Conv2d", "Linear"])
-@pytest.mark.parametrize("name", ABSORB_MUTANTS)
+IN_A_MATRIX = ("shift dropped", "weight not scaled", "wrong axis", "algebra in float32")
+"""Mutants that matter where the bias is scaled beside the law, which gets zeros."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("Conv2d", name) for name in ABSORB_MUTANTS), *(("Linear", n) for n in IN_A_MATRIX)]
+)
 def test_a_wrong_law_is_caught(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "absorb_after", ABSORB_MUTANTS[name])
+    for home in (linear, dense):
+        monkeypatch.setattr(home, "absorb_after", ABSORB_MUTANTS[name])
     with pytest.raises(AssertionError, match="times the bound"):
         check(kind, "torch", 4)
 
 
 def test_ignored_groups_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "absorb_after", groups_ignored)
+    monkeypatch.setattr(linear, "absorb_after", groups_ignored)
     check("Conv2d", "torch", 4, groups=2)
     with pytest.raises(AssertionError, match="times the bound"):
         check("ConvTranspose2d", "torch", 4, groups=2)

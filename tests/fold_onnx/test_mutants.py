@@ -17,7 +17,7 @@ from bn_deploy.folding.graph import computing, dense, linear, links, moving, poo
 from bn_deploy.folding.graph.backward import _Walk
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.ways import WAYS
-from tests.fold_onnx.graphs import BATCH, Net, assert_faithful
+from tests.fold_onnx.graphs import BATCH, Net, judged
 
 IMAGE = ("N", 4, 6, 6)
 
@@ -163,14 +163,6 @@ MUTANTS: list[tuple[object, str, Any, Callable[[Net], str]]] = [
 ]
 
 
-def _judged(net: Net, output: str) -> str | None:
-    """The outcomes, or None if the folded network is found to be wrong."""
-    try:
-        return str(assert_faithful(net, output)[1])
-    except (AssertionError, ValueError, IndexError):
-        return None
-
-
 @pytest.mark.parametrize(
     ("home", "name", "mutant", "build"), MUTANTS, ids=lambda v: getattr(v, "__name__", str(v))[:20]
 )
@@ -179,31 +171,31 @@ def test_a_broken_law_is_caught(
 ) -> None:
     net = Net((BATCH, *IMAGE[1:]) if build is sampled else IMAGE)
     output = build(net)
-    right = _judged(net, output)
+    right = judged(net, output)
     assert right
     monkeypatch.setattr(home, name, mutant)
-    assert _judged(net, output) != right  # wrong, or refused since the sizes do not fit any more
+    assert judged(net, output) != right  # wrong, or refused since the sizes do not fit any more
 
 
 def test_the_sign_of_a_written_out_difference_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(IMAGE)
     y = net.op("Sub", net.normal(4, 1, 1), net.op("Mul", net.conv("x", 4, 4), net.normal(4, 1, 1)))
-    assert _judged(net, y)
+    assert judged(net, y)
     monkeypatch.setitem(links._READERS, "Sub", links._add)
-    assert not _judged(net, y)
+    assert not judged(net, y)
 
 
 def test_the_sign_of_a_difference_of_branches_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(IMAGE)
     y = branches(net)
-    assert _judged(net, y)
+    assert judged(net, y)
     monkeypatch.setitem(WAYS, "Sub", dataclasses.replace(WAYS["Sub"], pull=wrong_bearer))
-    assert not _judged(net, y)
+    assert not judged(net, y)
 
 
 def test_readers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(IMAGE)
     y = shared(net)
-    assert _judged(net, y)
+    assert judged(net, y)
     monkeypatch.setattr(_Walk, "_check_readers", nothing)
-    assert not _judged(net, y)
+    assert not judged(net, y)

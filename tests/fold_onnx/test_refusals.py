@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bn_deploy.folding.graph import network
-from bn_deploy.folding.graph.network import FAR
+from bn_deploy.folding.graph import driver, network
 from tests.fold_onnx.graphs import BATCH, Net, assert_folds, assert_keeps, folded
 
 IMAGE = ("N", 4, 6, 6)
@@ -222,20 +221,39 @@ def test_an_interpolation_half_a_position_off_mixes_even_channels_that_it_keeps(
     assert "mixes elements" in entry.reason
 
 
-def far(net: Net) -> str:
+def branches(net: Net) -> str:
     """A sum of many branches, and a batch norm that all of them absorb."""
     y = net.conv("x", 4, 4)
-    for _ in range(FAR + 8):
+    for _ in range(40):
         y = net.op("Add", y, net.conv("x", 4, 4))
     return tanh(net, net.bn(y, 4))
 
 
 def test_a_map_goes_far_but_the_work_of_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(IMAGE)
-    assert_folds(net, far(net))
-    monkeypatch.setattr(network, "_FURTHER", 0)
+    assert_folds(net, branches(net))
+    for module, name in ((network, "_LEAST"), (driver, "_SHARE")):
+        monkeypatch.setattr(module, name, 0)
     net = Net(IMAGE)
-    assert_keeps(net, far(net), because=f"more than {FAR} operators away")
+    assert_keeps(net, branches(net), because="what could absorb it is far away")
+
+
+def row(net: Net) -> str:
+    """Pools and batch norms by turns: each has a longer way to the convolution than the one before."""
+    y = net.conv("x", 4, 4)
+    for _ in range(12):
+        y = net.bn(net.op("MaxPool", y, kernel_shape=[1, 1]), 4, positive=True)
+    return tanh(net, y)
+
+
+def test_where_all_have_a_long_way_each_goes_into_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(IMAGE)
+    assert {entry.rule for entry in assert_folds(net, row(net)).folded} == {"conv-bn through MaxPool"}
+    monkeypatch.setattr(network, "_LEAST", 0)
+    net = Net(IMAGE)
+    left = {"Conv": 1, "MaxPool": 12, "Tanh": 1}
+    rules = [entry.rule for entry in assert_folds(net, row(net), left=left).folded]
+    assert "bn-bn through MaxPool" in rules
 
 
 def test_each_way_that_a_shift_may_take_is_tried() -> None:

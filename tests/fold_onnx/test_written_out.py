@@ -129,6 +129,48 @@ def pixel_norm(net: Net) -> str:
     return net.conv(net.op("Mul", y, net.normal(8, 1, 1)), 8, 3)
 
 
+def group_norm(net: Net, *, weight: float | None = None, bias: float | None = None) -> str:
+    """As the older of torch's exporters writes it; at its first weights it scales by one and adds zero."""
+    y = net.op("Reshape", net.conv("x", 4, 8), net.const(np.array([0, 2, -1])))
+    y = net.op("InstanceNormalization", y, net.const(np.ones(2)), net.const(np.zeros(2)))
+    y = net.op("Reshape", y, net.const(np.array([0, 8, 6, 6])))
+    scale, shift = (
+        net.normal(8, 1, 1) if number is None else net.const(np.full((8, 1, 1), number))
+        for number in (weight, bias)
+    )
+    return net.conv(net.op("Add", net.op("Mul", y, scale), shift), 8, 3)
+
+
+def new_group_norm(net: Net) -> str:
+    return group_norm(net, weight=1.0, bias=0.0)
+
+
+def half_trained_group_norm(net: Net) -> str:
+    return group_norm(net, weight=1.0)
+
+
+def mean_norm(net: Net) -> str:
+    """It only subtracts a mean, and then scales and shifts."""
+    y = net.conv("x", 4, 8)
+    y = net.op("Sub", y, net.op("ReduceMean", y, net.const(np.array([2, 3]))))
+    return net.conv(net.op("Add", net.op("Mul", y, net.normal(8, 1, 1)), net.normal(8, 1, 1)), 8, 3)
+
+
+def scaled_root(net: Net) -> str:
+    """An instance norm of which the weight goes onto the reciprocal of the root first."""
+    y = net.conv("x", 4, 8)
+    centred = net.op("Sub", y, net.op("ReduceMean", y, net.const(np.array([2, 3]))))
+    variance = net.op("ReduceMean", net.op("Mul", centred, centred), net.const(np.array([2, 3])))
+    root = net.op("Reciprocal", net.op("Sqrt", net.op("Add", variance, net.const(EPS))))
+    y = net.op("Mul", centred, net.op("Mul", root, net.normal(8, 1, 1)))
+    return net.conv(net.op("Add", y, net.normal(8, 1, 1)), 8, 3)
+
+
+LOOK_ALIKES = [
+    *(layer_norm, instance_norm, group_norm, new_group_norm, half_trained_group_norm, mean_norm, scaled_root),
+]
+
+
 def bias(net: Net) -> str:
     return str(net.op("Add", net.op("Mul", net.conv("x", 4, 8), net.const(2.0)), net.normal(8, 1, 1)))
 
@@ -137,7 +179,7 @@ def enlarging(net: Net) -> str:
     return str(net.op("Mul", net.conv("x", 4, 1), net.normal(1, 8, 1, 1)))
 
 
-@pytest.mark.parametrize("look", [layer_norm, instance_norm, gate, clamp, pixel_norm, bias, enlarging])
+@pytest.mark.parametrize("look", [*LOOK_ALIKES, gate, clamp, pixel_norm, bias, enlarging])
 def test_look_alikes_are_not_touched(look: Callable[[Net], str]) -> None:
     net = Net(IMAGE)
     y = look(net)
@@ -152,8 +194,7 @@ def test_a_scale_goes_past_a_difference_from_the_mean() -> None:
     net = Net(IMAGE)
     y = net.conv("x", 4, 8)
     mean = net.op("ReduceMean", y, net.const(np.array([0, 2, 3])))
-    y = net.op("Mul", net.op("Sub", y, mean), net.normal(1, 8, 1, 1))
-    report = assert_folds(net, net.op("Tanh", y))
+    report = assert_folds(net, net.op("Tanh", net.scale(net.op("Sub", y, mean), 8)))
     assert report.folded[0].rule == "conv-bn through Sub, ReduceMean"
 
 

@@ -55,9 +55,8 @@ def backward(network: Network, chains: Chains, chain: Chain) -> Plan:
     """
     choices: dict[ir.Node, int] = {}
     first: Refusal | None = None
-    steps = 0
     for _ in range(_ATTEMPTS):
-        walk = _Walk(network, chains, choices, steps)
+        walk = _Walk(network, chains, choices)
         try:
             return walk.walk(chain)
         except _Stuck as stuck:
@@ -66,7 +65,6 @@ def backward(network: Network, chains: Chains, chain: Chain) -> Plan:
                 raise first from None
             choices = walk.taken_until(stuck.choice)
             choices[stuck.choice] += 1
-            steps = walk.state.plan.steps
     assert first is not None  # noqa: S101 - every attempt that fails has a reason
     raise first
 
@@ -78,13 +76,12 @@ class _Walk:
         network: the network.
         chains: its chains.
         choices: which answer is taken at the nodes where earlier attempts have taken another; else the first.
-        steps: how many operators earlier attempts have passed.
     """
 
-    def __init__(self, network: Network, chains: Chains, choices: dict[ir.Node, int], steps: int) -> None:
+    def __init__(self, network: Network, chains: Chains, choices: dict[ir.Node, int]) -> None:
         self.network, self.chains, self.choices = network, chains, choices
         self.taken: dict[ir.Node, int] = {}
-        self.state = _Attempt(Plan(steps=steps))
+        self.state = _Attempt()
 
     def taken_until(self, last: ir.Node) -> dict[ir.Node, int]:
         """The choices so far, up to that at `last`; what came later starts anew if that changes."""
@@ -148,7 +145,7 @@ class _Walk:
             return
         operator = operator_of(self.network, node)
         if operator is not None:
-            self.network.go(len(state.plan.edits))
+            self.network.go()
             state.plan.edits.append(operator.after(self.network, node, fields[0]))
             state.plan.absorbed_by(node, f"{operator.rule}-bn")
             return

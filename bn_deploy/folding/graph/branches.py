@@ -134,14 +134,15 @@ def _branches(network: Network, chains: Chains, leaf: ir.Value) -> Iterator[Bran
         value = chain.source
         yield Branch(value, leaf, None, chain)
     node = value.producer()
-    if not _alone(network, value) or node is None or node.inputs[0] is None:
+    source = None if node is None or not node.inputs else node.inputs[0]
+    if not _alone(network, value) or node is None or source is None:
         return
     try:
         known = operator_of(network, node) is not None and node.op_type in _KERNELS
     except Refusal:
         return
     if known:
-        yield Branch(node.inputs[0], leaf, node, chain)
+        yield Branch(source, leaf, node, chain)
 
 
 def _alone(network: Network, value: ir.Value) -> bool:

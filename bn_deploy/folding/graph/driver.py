@@ -28,6 +28,10 @@ from bn_deploy.folding.graph.weights import Edit
 from bn_deploy.folding.outcome import Folded, FoldReport, Kept, Refusal, Site
 
 
+_SHARE = 0.25
+"""How many operators all maps may pass in the order of the graph, for each node. Real networks need less."""
+
+
 @dataclass(frozen=True)
 class FoldedNodes:
     """What folding the nodes of a graph gave.
@@ -172,10 +176,19 @@ class _Folder:
                 self.folded.append(Folded(Site(label(node)), "removal: it reads constants", "onnx", 0.0))
 
     def _rounds(self, network: Network) -> None:
-        """Tries until nothing changes any more."""
+        """Tries until nothing changes any more.
+
+        In the order of the graph each batch norm goes all the way to what absorbs it. Where many have a long
+        way, such as in a row of pools, each goes into the one before it instead, the last one first.
+        """
         while True:
-            while self._round(network) and self.kept:
+            network.rest(_SHARE)
+            while self._round(network) and self.kept and not network.is_exhausted:
                 pass
+            if network.is_exhausted:
+                network.rest(16 * _SHARE)
+                while self._round(network, backwards=True) and self.kept and not network.is_exhausted:
+                    pass
             if not (self.merge_branches and self._merge_branches(network)):
                 break
 
@@ -190,14 +203,16 @@ class _Folder:
                 self.kept[batchnorm] = Kept(kept.site, f"{kept.reason}; {reason}")
         return merged.count > 0
 
-    def _round(self, network: Network) -> bool:
-        """Tries every chain once, in the order of the graph; returns whether any went."""
+    def _round(self, network: Network, *, backwards: bool = False) -> bool:
+        """Tries every chain once, in the order of the graph or backwards; returns whether any went."""
         chains = Chains(network, self.known)
         self.kept = {
             batchnorm: Kept(Site(batchnorm.name), reason) for batchnorm, reason in chains.refused.items()
         }
         gone: set[Chain] = set()
-        for chain in chains.all:
+        for chain in reversed(chains.all) if backwards else chains.all:
+            if network.is_exhausted and not backwards:
+                break  # there will be another round, which finds a reason for all that stay
             if chain.batchnorms and chain not in gone:
                 gone.update(self._treat(network, chains, chain))
         return bool(gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from string import ascii_letters
 
 import numpy as np
 import onnx_ir as ir
@@ -67,20 +68,27 @@ def _product(network: Network, node: ir.Node) -> _Product:
     """What `node` computes.
 
     Raises:
-        Refusal: it has not two operands of which one is constant, or axes that stand for more than one.
+        Refusal: it has not two operands of which one is constant; an axis occurs twice in one of them; or
+            the weight has axes without a letter, which may be enlarged.
     """
     constant = [network.constants.holds(value) for value in node.inputs]
     if len(constant) != 2 or sum(constant) != 1:
         raise Refusal(f"the weights of {label(node)} are not constant")
+    index = constant.index(True)
     given, arrow, result = text(node, "equation", "").replace(" ", "").partition("->")
-    if not arrow:  # then the letters that occur once, in the order of the alphabet
-        counts = Counter(given.replace(",", ""))
-        result = "".join(sorted(letter for letter, count in counts.items() if count == 1))
     parts = given.split(",")
+    if not arrow:  # then the letters that occur once, in the order of the alphabet
+        counts = Counter(letter for letter in given if letter not in ",.")
+        result = "".join(sorted(letter for letter, count in counts.items() if count == 1))
+        result = f"...{result}" if "..." in given else result
+    if "..." in parts[1 - index] and "..." in result and "..." not in parts[index]:
+        free = [letter for letter in ascii_letters if letter not in given]
+        named = len(parts[1 - index]) - len("...")
+        meant = "".join(free[: network.rank(node.inputs[1 - index]) - named])
+        *parts, result = (part.replace("...", meant) for part in (*parts, result))
     for letters in (*parts, result):
         if len(set(letters)) != len(letters) or not (letters.isalpha() and letters.isascii()):
             raise Refusal(f"what {label(node)} computes is not known")
-    index = constant.index(True)
     return _Product(index, parts[index], parts[1 - index], result)
 
 

@@ -16,11 +16,8 @@ from bn_deploy.folding.outcome import Refusal
 OPSETS = range(7, 28)
 """The versions of the operator set whose operators are known."""
 
-FAR = 32
-"""How many operators every map may pass on its way. Real ones pass a handful."""
-
-_FURTHER = 16
-"""How many more all maps together may pass, for each node of the network: so the work is linear."""
+_LEAST = 1000
+"""How many operators all maps together may pass, however small the network is."""
 
 
 class Network:
@@ -55,7 +52,7 @@ class Network:
         self._look_at_constants(model)
         self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
         self._has_subgraphs = any(True for _ in model.graph.subgraphs())
-        self._further = _FURTHER * len(self.position)
+        self.rest(1.0)
         self.taken_by_name = {
             value.name
             for part in model.graph.subgraphs()
@@ -99,16 +96,24 @@ class Network:
             if value.shape is None and not value.is_graph_output():
                 value.type = None
 
-    def go(self, steps: int) -> None:
-        """Lets a map that has passed `steps` operators go on.
+    def rest(self, share: float) -> None:
+        """Lets all maps together pass `share` operators for each node from now on: so the work is linear."""
+        self._left = _LEAST + int(share * len(self.position))
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether a map had to stop since all together have passed so many operators."""
+        return self._left < 0
+
+    def go(self) -> None:
+        """Lets a map pass one more operator.
 
         Raises:
-            Refusal: it has come far, and others have come so far before that the network has to be finished.
+            Refusal: all maps have passed so many that the network has to be finished.
         """
-        if steps > FAR:
-            self._further -= 1
-            if self._further < 0:
-                raise Refusal(f"what could absorb it is more than {FAR} operators away, as for many before")
+        self._left -= 1
+        if self._left < 0:
+            raise Refusal("what could absorb it is far away, as it was for many others")
 
     def uses(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
         """Who reads `value`, and at which of its inputs."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # onnx's own
 
 from bn_deploy.artifact import atomic_files
@@ -52,9 +55,21 @@ def fold_onnx(
     """
     src, dst = Path(src), Path(dst)
     stored = read(src)
-    _check_kind(stored)
-    model = stored.model()
-    report = fold_model(model, pad_exact=pad_exact, merge_branches=merge_branches)
+    with _uncollected():
+        _check_kind(stored)
+        model = stored.model()
+        report = fold_model(model, pad_exact=pad_exact, merge_branches=merge_branches)
+        folded = _checked(model, src)
+    with atomic_files(dst) as staged:
+        if folded.write(staged, external=bool(stored.data_files)):
+            require_free(dst, src, stored.data_files)
+        if before_naming is not None:
+            before_naming(staged)
+    return report
+
+
+def _checked(model: ir.Model, src: Path) -> Unwritten:
+    """The folded model, which is found to be valid."""
     try:
         folded = Unwritten.of(model)
         check(folded.proto)
@@ -62,12 +77,23 @@ def fold_onnx(
         raise CheckFailed(f"{src} folded is not valid ONNX: {first_line(error)}") from error
     except (ValueError, EncodeError) as error:
         raise ModelError(f"{src} {_TOO_LARGE}: {first_line(error)}") from error
-    with atomic_files(dst) as staged:
-        if folded.write(staged, external=bool(stored.data_files)):
-            require_free(dst, src, stored.data_files)
-        if before_naming is not None:
-            before_naming(staged)
-    return report
+    return folded
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Lets the collector of cycles rest: it would walk a growing graph, which stays, over and over again.
+
+    That is a quarter of the time that 10,000 nodes take. Large arrays are in no cycle.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _check_kind(stored: Stored) -> None:

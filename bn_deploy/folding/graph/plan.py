@@ -31,7 +31,6 @@ class Plan:
         rules: what absorbs, and through what the map passed on its way, for the report.
         passed: likewise.
         nodes: who absorbs.
-        steps: how many operators the map has passed.
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -41,7 +40,6 @@ class Plan:
     rules: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     nodes: list[ir.Node] = field(default_factory=list)
-    steps: int = 0
 
     def absorbed_by(self, node: ir.Node, rule: str) -> None:
         """Notes who absorbs the map, and by which rule."""
@@ -53,10 +51,9 @@ class Plan:
         """Notes what the map passes.
 
         Raises:
-            Refusal: it has come too far, which keeps the work in proportion to the network.
+            Refusal: all maps have passed too many.
         """
-        self.steps += 1
-        network.go(self.steps)
+        network.go()
         if node.op_type not in self.passed:
             self.passed.append(node.op_type)
 

@@ -15,25 +15,19 @@ import onnx_ir as ir
 from bn_deploy.folding.graph.attributes import integer
 from bn_deploy.folding.graph.known import Known
 from bn_deploy.folding.graph.layout import Dims
-
-_SMALL_BYTES = 1024
-"""Constants up to this size may be shapes."""
+from bn_deploy.onnxfile.skeleton import complete, skeleton, without_bfloat16
 
 
 def inferred_dims(model: ir.Model) -> tuple[dict[ir.Value, Dims], list[ir.Value]]:
     """Every shape that onnx can tell; and the values that got a type by it, since the file says none."""
-    skeleton = model.clone()
-    for value in list(skeleton.graph.initializers.values()):
-        # Shapes do not depend on weights, which would have to be copied.
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
-            skeleton.graph.initializers.pop(str(value.name))
-            if value not in skeleton.graph.inputs:
-                skeleton.graph.inputs.append(value)
-    bare = ir.to_proto(skeleton)
+    try:
+        bare = complete(skeleton(model))
+    except ValueError:
+        return {}, []  # a value whose shape is not known is left alone
+    stands_in = {ir.DataType.FLOAT16: ir.DataType.BFLOAT16} if without_bfloat16(bare) else {}
     proto = _with_shapes(bare, data_prop=True) or _with_shapes(bare, data_prop=False)
     if proto is None:
-        return {}, []  # a value whose shape is not known is left alone
+        return {}, []
     known = {
         info.name: info.type for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
     }
@@ -43,7 +37,8 @@ def inferred_dims(model: ir.Model) -> tuple[dict[ir.Value, Dims], list[ir.Value]
         tensor = known[value.name].tensor_type if value.name in known else None
         if tensor is not None and tensor.elem_type:
             if value.type is None:
-                value.type = ir.TensorType(ir.DataType(tensor.elem_type))
+                dtype = ir.DataType(tensor.elem_type)
+                value.type = ir.TensorType(stands_in.get(dtype, dtype))
                 typed.append(value)
             if tensor.HasField("shape"):
                 found[value] = _told(tensor)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from bn_deploy.folding.graph.linear import LINEAR_DOMAIN
-from bn_deploy.folding.modules.aten import Row, value_of, whole, wholes
+from bn_deploy.folding.modules.aten import Row, first, value_of, whole, wholes
 from bn_deploy.folding.modules.course import Constant, Op, Value
 from bn_deploy.folding.modules.translate import Opaque, Translation
 
@@ -32,8 +32,8 @@ def _convolution(t: Translation, op: Op, *, transposed: bool) -> None:
     if not isinstance(weight, Constant) or not isinstance(bias, (Constant, type(None))):
         raise Opaque("the weights depend on the inputs")
     axes = weight.tensor.dim() - 2
-    if len(x.shape) != axes + 2:
-        raise Opaque("no batch")
+    if len(x.shape) not in (axes + 1, axes + 2):
+        raise Opaque("no image")
     attributes: dict[str, Any] = {
         "group": whole(op.arguments["groups"]),
         "strides": wholes(op.arguments["stride"], axes),
@@ -47,8 +47,15 @@ def _convolution(t: Translation, op: Op, *, transposed: bool) -> None:
         attributes["pads"] = wholes(padding, axes) * 2
     if transposed:
         attributes["output_padding"] = wholes(op.arguments["output_padding"], axes)
-    inputs = [t.read(x), t.read(weight), None if bias is None else t.read(bias)]
-    t.node(op, "ConvTranspose" if transposed else "Conv", inputs, attributes, free=True)
+    operator = "ConvTranspose" if transposed else "Conv"
+    weights = [t.read(weight), None if bias is None else t.read(bias)]
+    if len(x.shape) == axes + 2:
+        t.node(op, operator, [t.read(x), *weights], attributes, free=True)
+        return
+    one, made = (t.between(op, x, (1, *value.shape)) for value in (x, first(op)))  # an image without batch
+    t.node(op, "Unsqueeze", [t.read(x), t.array([0])], output=one)
+    t.node(op, operator, [one, *weights], attributes, made, free=True)
+    t.node(op, "Squeeze", [made, t.array([0])])
 
 
 def _linear(t: Translation, op: Op) -> None:

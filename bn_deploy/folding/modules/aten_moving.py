@@ -1,15 +1,14 @@
-"""How torch's operators that move elements without computing are written down in ONNX."""
+"""How torch's operators that move every element, and compute nothing, are written down in ONNX."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from bn_deploy.folding.modules.aten import Row, first, scalar, value_of, whole, wholes
-from bn_deploy.folding.modules.course import Constant, Op, Value
+from bn_deploy.folding.modules.course import Op, Value
 from bn_deploy.folding.modules.translate import Opaque, Translation
 
 
@@ -73,136 +72,6 @@ def _repeat(t: Translation, op: Op) -> None:
     if len(repeats) != len(x.shape):
         raise Opaque("other axes")
     t.node(op, "Tile", [t.read(x), t.array(repeats)])
-
-
-def _taken(t: Translation, op: Op, axis: int, index: Sequence[int]) -> None:
-    t.node(op, "Gather", [t.read(value_of(op)), t.array(list(index))], {"axis": axis})
-
-
-def _axis_and_size(op: Op) -> tuple[int, int]:
-    x = value_of(op)
-    axis = whole(op.arguments["dim"]) % len(x.shape)
-    return axis, whole(x.shape[axis])
-
-
-def _slice(t: Translation, op: Op) -> None:
-    x = value_of(op)
-    axis = whole(op.arguments["dim"]) % len(x.shape)
-    if first(op).shape[axis] == x.shape[axis] and op.arguments["step"] == 1:
-        t.node(op, "Identity", [t.read(x)])
-        return
-    if isinstance(x.shape[axis], str):
-        _some(t, op, axis)
-        return
-    start, end, step = (op.arguments[name] for name in ("start", "end", "step"))
-    bounds = [whole(start or 0), whole((1 << 62) if end is None else end)]
-    t.node(
-        op,
-        "Slice",
-        [t.read(x), t.array(bounds[:1]), t.array(bounds[1:]), t.array([axis]), t.array([whole(step)])],
-    )
-
-
-def _some(t: Translation, op: Op, axis: int) -> None:
-    """Some places along an axis whose size is no fixed one: which ones does not matter to any map."""
-    t.node(op, "Slice", [t.read(value_of(op)), t.array([0]), t.array([1]), t.array([axis])])
-
-
-def _narrow(t: Translation, op: Op) -> None:
-    x = value_of(op)
-    axis = whole(op.arguments["dim"]) % len(x.shape)
-    if isinstance(x.shape[axis], str):
-        _some(t, op, axis)
-        return
-    start, length = whole(op.arguments["start"]), whole(op.arguments["length"])
-    t.node(op, "Slice", [t.read(value_of(op)), t.array([start]), t.array([start + length]), t.array([axis])])
-
-
-def _select(t: Translation, op: Op) -> None:
-    x = value_of(op)
-    axis = whole(op.arguments["dim"]) % len(x.shape)
-    size = x.shape[axis]
-    index = 0 if isinstance(size, str) else whole(op.arguments["index"]) % size
-    t.node(op, "Gather", [t.read(x), t.array(index)], {"axis": axis})
-
-
-def _index_select(t: Translation, op: Op) -> None:
-    axis, size = _axis_and_size(op)
-    index = op.arguments["index"]
-    if not isinstance(index, Constant):
-        raise Opaque("positions that depend on the inputs")
-    _taken(t, op, axis, [int(i) % size for i in index.tensor.reshape(-1)])
-
-
-def _index(t: Translation, op: Op) -> None:
-    """x[:, [2, 0, 1]]: constant positions along one axis."""
-    indices = op.arguments["indices"]
-    used = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    if len(used) != 1 or not isinstance(used[0][1], Constant):
-        raise Opaque("several axes, or positions that depend on the inputs")
-    axis, index = used[0]
-    size = whole(value_of(op).shape[axis])
-    if index.tensor.dim() != 1 or index.tensor.dtype is not torch.int64:
-        raise Opaque("a mask")
-    _taken(t, op, axis, [int(i) % size for i in index.tensor])
-
-
-def _flip(t: Translation, op: Op) -> None:
-    axes = wholes(op.arguments["dims"], 1)
-    if len(axes) != 1:
-        raise Opaque("several axes")
-    size = value_of(op).shape[axes[0]]
-    if isinstance(size, str):
-        _some(t, op, axes[0] % len(value_of(op).shape))
-        return
-    _taken(t, op, axes[0] % len(value_of(op).shape), range(size - 1, -1, -1))
-
-
-def _roll(t: Translation, op: Op) -> None:
-    shifts, axes = wholes(op.arguments["shifts"], 1), wholes(op.arguments["dims"], 1)
-    if len(axes) != 1:
-        raise Opaque("several axes")
-    size = value_of(op).shape[axes[0]]
-    if isinstance(size, str):
-        _some(t, op, axes[0] % len(value_of(op).shape))
-        return
-    _taken(t, op, axes[0] % len(value_of(op).shape), np.roll(np.arange(size), shifts[0]).tolist())
-
-
-def _split(t: Translation, op: Op) -> None:
-    x = value_of(op)
-    axis = whole(op.arguments["dim"]) % len(x.shape)
-    t.spread(op, "Split", [t.read(x)], {"axis": axis})
-
-
-def _unbind(t: Translation, op: Op) -> None:
-    """One Gather for each position."""
-    axis, size = _axis_and_size(op)
-    for position in range(size):
-        t.node(op, "Gather", [t.read(value_of(op)), t.array(position)], {"axis": axis}, op.outputs[position])
-
-
-def _cat(t: Translation, op: Op) -> None:
-    parts = [part for part in op.arguments["tensors"] if _rank(part) == len(first(op).shape)]
-    axis = whole(op.arguments["dim"]) % len(first(op).shape)
-    t.node(op, "Concat", [t.read(part) for part in parts], {"axis": axis})
-
-
-def _rank(part: Value | Constant) -> int:
-    return len(part.shape) if isinstance(part, Value) else part.tensor.dim()
-
-
-def _stack(t: Translation, op: Op) -> None:
-    axis = whole(op.arguments["dim"]) % len(first(op).shape)
-    shape = (*first(op).shape[:axis], 1, *first(op).shape[axis + 1 :])
-    parts = []
-    for part in op.arguments["tensors"]:
-        if isinstance(part, Constant):
-            parts.append(t.constant(part.tensor.unsqueeze(axis)))
-            continue
-        parts.append(t.between(op, part, shape))
-        t.node(op, "Unsqueeze", [t.read(part), t.array([axis])], output=parts[-1])
-    t.node(op, "Concat", parts, {"axis": axis})
 
 
 def _shuffled(axes_before: Any, order: Sequence[int]) -> Row:
@@ -274,34 +143,23 @@ MOVING: dict[str, Row] = {
         _reshape,
     ),
     **dict.fromkeys(("aten.expand", "aten.expand_as", "aten.broadcast_to"), _expand),
-    **dict.fromkeys(("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split"), _split),
-    **dict.fromkeys(("aten.cat", "aten.concat", "aten.concatenate"), _cat),
     **{f"aten.reflection_pad{n}d": _pad("reflect") for n in (1, 2, 3)},
     **{f"aten.replication_pad{n}d": _pad("edge") for n in (1, 2, 3)},
     "aten.T": _permuted(_reverse),
     "aten.channel_shuffle": _shuffled(_channel_groups, (0, 2, 1, 3, 4)),
     "aten.constant_pad_nd": _pad("constant"),
-    "aten.flip": _flip,
-    "aten.index": _index,
-    "aten.index_select": _index_select,
     "aten.mH": _permuted(_last_two),
     "aten.mT": _permuted(_last_two),
     "aten.movedim": _permuted(_moved),
-    "aten.narrow": _narrow,
     "aten.pad": _pad(),
     "aten.permute": _permuted(_permute),
     "aten.pixel_shuffle": _shuffled(_shuffle_up, (0, 1, 4, 2, 5, 3)),
     "aten.pixel_unshuffle": _shuffled(_shuffle_down, (0, 1, 3, 5, 2, 4)),
     "aten.repeat": _repeat,
-    "aten.roll": _roll,
-    "aten.select": _select,
-    "aten.slice": _slice,
-    "aten.stack": _stack,
     "aten.swapaxes": _permuted(_swap("axis0", "axis1")),
     "aten.swapdims": _permuted(_swap("dim0", "dim1")),
     "aten.t": _permuted(_reverse),
     "aten.tile": _repeat,
     "aten.transpose": _permuted(_swap("dim0", "dim1")),
-    "aten.unbind": _unbind,
 }
-"""Operators that only move elements."""
+"""Operators that move every element to another place."""

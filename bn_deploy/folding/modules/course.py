@@ -6,15 +6,16 @@ another run would do. `courses` decides which runs are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Place = tuple[str, int]
-"""A line of code: its file and number."""
+Place = tuple[tuple[str, int, int], ...]
+"""Where in the forward of a module something is asked: for each function on the way there, its file, its line
+and the instruction."""
 
 Slot = tuple[str, str]
 """A parameter or buffer of a network: the path of the module that holds it, and its name there."""
@@ -100,18 +101,18 @@ class Op:
         return list(tensors_in(self.arguments))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answers:
     """What a forward is told when it asks about its tensors.
 
     Attributes:
-        read: the numbers and truths that it reads from tensors, in order; after the last of them it reads
-            what is there.
-        opposite: the places in its code that are told the opposite of the truth about sizes.
+        read: the numbers and truths that it reads from tensors, in order.
+        told: what it is told at some places in its code whenever it asks, after these; at all others it
+            learns the truth.
     """
 
     read: tuple[bool | float, ...] = ()
-    opposite: frozenset[Place] = frozenset()
+    told: Mapping[Place, bool | float] = field(default_factory=dict)
 
 
 TRUTH = Answers()
@@ -124,7 +125,7 @@ class Course:
     Attributes:
         given: the positional and named arguments of the forward.
         answers: what it was told when it asked, as far as that was set beforehand.
-        places: where it asked for the size of a tensor.
+        questions: where it asked about sizes or numbers of tensors, with the other answers that are tried.
         inputs: the values that came in.
         ops: what ran, in order.
         calls: the modules' calls, in order.
@@ -132,34 +133,23 @@ class Course:
             left elsewhere.
         results: the tensors it returned, for comparison.
         aside: the parameters that the forward used to compute other constants.
-        decisions: the answers that the forward read from tensors on its way, such as the condition of an if.
+        read: the answers that the forward took from tensors on its way, such as the condition of an if.
         sized: whether it computed with the sizes of tensors.
+        ranked: whether it asked how many axes they have.
     """
 
     given: Inputs = ((), {})
     answers: Answers = TRUTH
-    places: list[Place] = field(default_factory=list)
+    questions: dict[Place, set[bool | float]] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     seen: set[Value] = field(default_factory=set)
     results: list[Tensor] = field(default_factory=list)
     aside: set[Slot] = field(default_factory=set)
-    decisions: list[Decision] = field(default_factory=list)
+    read: list[bool | float] = field(default_factory=list)
     sized: bool = False
-
-
-@dataclass(frozen=True)
-class Decision:
-    """An answer that Python code took from a tensor.
-
-    Attributes:
-        answer: what it was told.
-        others: what it could have been told instead, as far as is tried.
-    """
-
-    answer: bool | float
-    others: tuple[bool | float, ...]
+    ranked: bool = False
 
 
 def tensors_in(structure: Any) -> Iterator[Value | Constant]:

@@ -7,10 +7,12 @@ batch norm is folded when all that could make it wrong has been ruled out, and e
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from bn_deploy.batchnorm import native
@@ -24,7 +26,7 @@ from bn_deploy.folding.modules.example import examples_for
 from bn_deploy.folding.modules.observe import Unrun
 from bn_deploy.folding.modules.operators import whole
 from bn_deploy.folding.modules.proof import Unproved, prove
-from bn_deploy.folding.modules.ranks import guarded, takes_other_rank
+from bn_deploy.folding.modules.ranks import NOTE, FoldedRanks, channel_counts, doubtful, runs_at_other_ranks
 from bn_deploy.folding.modules.rewrite import callers, rewritten
 from bn_deploy.folding.modules.settle import Settled, settle
 from bn_deploy.folding.modules.sites import Sites
@@ -55,12 +57,16 @@ def fold(module: nn.Module, example_inputs: Any = None) -> FoldResult:
     """
     network = twin(module)
     sites = Sites(network)
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - the forward may draw from these
     try:
         _check_mode(network)
         given = [arguments(example_inputs)] if example_inputs is not None else examples_for(twin(network))
         result, report = _folded(network, sites, given)
     except Refusal as refusal:
         result, report = copied(network), sites.all_kept(str(refusal))
+    finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])  # noqa: NPY002
     sites.check(result, report)
     return FoldResult(result, report)
 
@@ -98,21 +104,39 @@ def _folded(network: nn.Module, sites: Sites, examples: list[Inputs]) -> tuple[n
         raise ModelError(f"the network fails on the example inputs: {error}") from error
     if sites.keep_converting(courses):
         return _folded(network, sites, examples)
-    settled = settle(work, courses, sites.kept)
+    settled = _at_seen_ranks(work, courses, settle(work, courses, sites.kept), examples)
     if settled.functions or settled.shared:
         again = _with_own_modules(work, courses, settled, examples, sites.kept)
         settled = again if again is not None and len(again.folded) > len(settled.folded) else settled
     result = settled.network
-    if takes_other_rank(twin(network), examples):
-        for path in settled.folded:
-            put(result, result.get_submodule(path), guarded(result.get_submodule(path)))
     for path, found in sites.swapped.items():
-        if path not in settled.folded:
+        if path not in settled.folded and path not in settled.changed:
             result = put(result, result.get_submodule(path), found.module)
     for layer in result.modules():
         if vars(layer).get("forward") is _unknown:
             del layer.forward
     return result, sites.report(settled)
+
+
+def _at_seen_ranks(
+    network: nn.Module, courses: list[Course], settled: Settled, examples: list[Inputs]
+) -> Settled:
+    """Lets what stays of a batch norm refuse the ranks that it took and that were not seen."""
+    doubts = doubtful(network, courses, list(settled.folded))
+    if not doubts or not runs_at_other_ranks(twin(settled.network), examples, channel_counts(network)):
+        return settled
+    result, folded = settled.network, dict(settled.folded)
+    for path, ranks in doubts.items():
+        old = result.get_submodule(path)
+        rest = None if type(old) is nn.Identity else old
+        result = put(result, old, FoldedRanks(ranks, rest).eval())
+        folded[path] = replace(folded[path], note=_noted(folded[path].note, NOTE))
+    return replace(settled, network=result, folded=folded)
+
+
+def _noted(*notes: str | None) -> str:
+    """Several notes in one."""
+    return "; ".join(note for note in notes if note)
 
 
 def _unknown(x: Tensor) -> Tensor:
@@ -141,10 +165,13 @@ def _with_own_modules(
         return None
     try:
         prove(twin(other), courses, Bindings(), Edits(), whole)
-        again = settle(other, explore(twin(other), examples, whole), kept)
+        courses = explore(twin(other), examples, whole)
+        again = _at_seen_ranks(other, courses, settle(other, courses, kept), examples)
     except (Refusal, Unproved, Unrun):
         return None
-    new = {path: replace(f, note="own copy of the weight") for path, f in again.folded.items()}
+    new = {
+        path: replace(f, note=_noted("own copy of the weight", f.note)) for path, f in again.folded.items()
+    }
     return replace(again, folded={**new, **{p: f for p, f in settled.folded.items() if p in new}})
 
 

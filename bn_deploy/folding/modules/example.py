@@ -65,7 +65,7 @@ def _candidates(network: nn.Module) -> Iterator[tuple[tuple[int, ...], Any]]:
             features = weight.shape[1]
             yield (2, features), options
             # A batch norm after it takes axis 1 at every rank: as long as that, the network may take it too.
-            for channels in sorted(set(channel_counts(network))):
+            for channels in channel_counts(network):
                 yield (2, channels, features), options
             return
         taken = int(vars(module).get("in_channels", weight.shape[1]))

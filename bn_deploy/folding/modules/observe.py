@@ -68,8 +68,11 @@ def observe(
     course = recorder.course
     del args, kwargs
     course.results = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-    course.places = recorder.asker.places
+    for held in _held(result, result):
+        recorder.used_aside(held)  # a parameter that is returned has to stay as it is
+    course.questions = recorder.asker.questions
     course.sized = recorder.watch.used or any(op.name.startswith("aten.sum.") for op in course.ops)
+    course.ranked = recorder.watch.ranked
     course.seen = recorder.alive({id(tensor) for tensor in course.results})
     return course
 

@@ -6,9 +6,10 @@ from bn_deploy.folding.modules.aten import Row
 from bn_deploy.folding.modules.aten_computing import COMPUTING
 from bn_deploy.folding.modules.aten_linear import LINEAR
 from bn_deploy.folding.modules.aten_moving import MOVING
+from bn_deploy.folding.modules.aten_parts import PARTS
 from bn_deploy.folding.modules.translate import plain
 
-ATEN: dict[str, Row] = {**LINEAR, **MOVING, **COMPUTING}
+ATEN: dict[str, Row] = {**LINEAR, **MOVING, **PARTS, **COMPUTING}
 
 
 def whole(name: str) -> bool:

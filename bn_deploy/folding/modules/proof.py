@@ -45,8 +45,8 @@ def prove(
     for course in courses:
         try:
             # A number that is read now differs by rounding, and every other answer has its own course.
-            read = tuple(decision.answer for decision in course.decisions)
-            again = observe(network, course.given, Answers(read, course.answers.opposite), whole)
+            answers = Answers(tuple(course.read), course.answers.told)
+            again = observe(network, course.given, answers, whole)
         except Unrun as error:
             raise Unproved(f"after folding, the forward would fail: {error}") from error
         _compare(course, again, gone, moved, edits)

@@ -12,11 +12,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from bn_deploy.folding.modules.course import Answers, Call, Constant, Course, Decision, Op, Slot, Value
-from bn_deploy.folding.modules.sizes import Asker, Number, Watch
+from bn_deploy.folding.modules.course import Answers, Call, Constant, Course, Op, Slot, Value
+from bn_deploy.folding.modules.sizes import Asker, Number, Real, Watch, numbers_in_code
 from bn_deploy.folding.outcome import Refusal
 
-_READS = frozenset({"aten._local_scalar_dense.default", "aten.item.default", "aten.is_nonzero.default"})
+_READS = frozenset(
+    {"aten._local_scalar_dense.default", "aten.item.default", "aten.is_nonzero.default"}
+    | {"aten.allclose.default", "aten.equal.default"}
+)
 _LITERALS = frozenset({"aten.lift_fresh.default", "aten.lift.default"})
 _LEAKS = frozenset({"aten.resolve_conj.default", "aten.resolve_neg.default"})
 """What `tolist` and `numpy` call before they read the memory itself."""
@@ -30,7 +33,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         self.course = Course()
         self.refusal: Refusal | None = None
         self._answers = list(answers.read)
-        self.asker = Asker(answers.opposite, lambda: self.stack[-1] if self.stack else None)
+        self.asker = Asker(answers.told, lambda: self.stack[-1] if self.stack else None)
         self.watch = Watch(self.asker, lambda tensor: tensor in self._values)
         self._whole = whole
         self._values: MutableMapping[Tensor, Value] = _by_identity()
@@ -59,6 +62,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         self._shared(tensor)[tensor] = None
         return value
 
+    def used_aside(self, tensor: Tensor) -> None:
+        """Notes that the forward does something with `tensor` that is no operator on values."""
+        self.course.aside.update(self._slots.get(id(tensor), ()))
+
     def value(self, tensor: Tensor) -> Value | None:
         """The value that `tensor` holds now, or None if it does not depend on the inputs."""
         return self._values.get(tensor)
@@ -83,7 +90,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         by_chance = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
         depends = by_chance or any(tensor in self._values for tensor in flat)
         if depends and name in _READS:
-            return self._read(func, flat[0])
+            return self._read(func(*args, **kwargs), flat)
         if depends and not self._whole(name) and _composite(func):
             with self:
                 parts = func.decompose(*args, **kwargs)
@@ -95,7 +102,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         result = func(*args, **kwargs)
         if before is None:
             for tensor in flat:
-                self.course.aside.update(self._slots.get(id(tensor), ()))
+                self.used_aside(tensor)
             for made in _results(result):
                 # A literal comes in and goes out as the same tensor.
                 if made is not None and (name in _LITERALS or not any(made is given for given in flat)):
@@ -178,25 +185,27 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
             key = -id(tensor)
         return self._sharing.setdefault(key, _by_identity())
 
-    def _read(self, func: Any, tensor: Tensor) -> bool | float:
-        """What the forward is told when it reads a number."""
-        number = func(tensor)
+    def _read(self, number: Any, tensors: list[Tensor]) -> bool | float:
+        """What the forward is told when it reads a number from tensors."""
+        others: set[bool | float] = set()
         if isinstance(number, bool):
-            others: tuple[bool | float, ...] = (not number,)
+            others = {not number}
         elif isinstance(number, int):
-            others = tuple(n for n in (0, 1) if n != number)
+            others = {0, 1, *numbers_in_code(int)}
         elif isinstance(number, float):
-            others = tuple(n for n in (0.0, -1e4, 1e4) if n != number)
-        else:
-            others = ()
-        if self._answers:
-            number = self._answers.pop(0)
-            others = ()
-        self.course.decisions.append(Decision(number, others))
+            others = {0.0, -1e4, 1e4, *numbers_in_code(float)}
+        answer = self._answers.pop(0) if self._answers else self.asker.told(number, others)
+        self.course.read.append(answer)
         self.course.ops.append(
-            Op("(read by the forward)", {"self": self._operand(tensor)}, [], self.stack[-1], exact=False)
+            Op(
+                "(read by the forward)",
+                {"tensors": [*map(self._operand, tensors)]},
+                [],
+                self.stack[-1],
+                False,
+            )
         )
-        return number  # type: ignore[no-any-return]
+        return answer
 
 
 def _by_identity() -> Any:
@@ -219,7 +228,10 @@ def _bound(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
     for position, argument in enumerate(func._schema.arguments):
         given = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
         bound[argument.name] = given
-    return dict(pytree.tree_map_only(Number, int, bound))
+    return dict(pytree.tree_map_only((Number, Real), lambda number: _PLAIN[type(number)](number), bound))
+
+
+_PLAIN: Mapping[type, Callable[[Any], Any]] = {Number: int.__int__, Real: float.__float__}
 
 
 def _results(result: Any) -> list[Tensor | None]:

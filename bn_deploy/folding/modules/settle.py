@@ -31,6 +31,7 @@ class Settled:
         reasons: why the others stay, by path or by what a function is called.
         functions: the paths of the modules that call batch norm as a function.
         shared: the paths of the modules whose calls need different weights.
+        changed: the paths of the batch norms that stay and compute another map.
     """
 
     network: nn.Module
@@ -38,6 +39,7 @@ class Settled:
     reasons: Mapping[str, str]
     functions: frozenset[str]
     shared: frozenset[str]
+    changed: frozenset[str]
 
 
 def settle(network: nn.Module, courses: list[Course], kept: Mapping[str, str]) -> Settled:
@@ -113,4 +115,4 @@ def _settled(
         if path not in folded:
             reasons.setdefault(path, frozen.get(path, left.reason))
     shared = frozenset(path for path, reason in frozen.items() if reason == Disagreement.UNLIKE)
-    return Settled(network, folded, reasons, frozenset(functions), shared)
+    return Settled(network, folded, reasons, frozenset(functions), shared, frozenset(edits.changed))
