@@ -1,6 +1,7 @@
 """One run, one folder: fixed file names, and a manifest that chains what was made from what.
 
     data -> checkpoint -> onnx.native, onnx.folded -> plan
+                                       onnx.folded -> onnx.folded.fp16 -> plan.fp16, and so for each precision
 
 A file whose content is not the recorded one is refused, and so is one that was made from something that has
 since been replaced: a stale engine must not be verified against a new checkpoint.
@@ -15,13 +16,15 @@ from typing import Any
 
 from bn_deploy.artifact import Artifact, read_json, write_json
 from bn_deploy.errors import RunFolderError
+from bn_deploy.spec import Precision
 
 FORMAT = "bn-deploy-manifest/1"
 
 CHECKPOINT, FOREIGN_CHECKPOINT = "checkpoint", "checkpoint.foreign"
 NATIVE, FOLDED, PLAN, SIDECAR = "onnx.native", "onnx.folded", "plan", "plan.sidecar"
 TRAINING, TRAINING_PLOT = "training", "training.plot"
-PARITY, PARITY_PLOT, LATENCY, REPORT = "parity", "parity.plot", "latency", "report"
+PARITY, PARITY_PLOT, REPORT = "parity", "parity.plot", "report"
+LATENCY, LATENCY_PLOT, CUSTOM = "latency", "latency.plot", "onnx.custom"
 
 FILES: dict[str, tuple[str, str]] = {
     CHECKPOINT: ("checkpoint.safetensors", "bn-deploy train"),
@@ -34,9 +37,34 @@ FILES: dict[str, tuple[str, str]] = {
     PARITY: ("parity.json", "bn-deploy verify"),
     PARITY_PLOT: ("parity.png", "bn-deploy verify --localise"),
     LATENCY: ("latency.json", "bn-deploy bench"),
+    LATENCY_PLOT: ("latency.png", "bn-deploy bench"),
+    CUSTOM: ("model.custom.onnx", "bn-deploy bench"),
     REPORT: ("report.json", "bn-deploy run"),
 }
 """Each kind of file: its name in the folder and the command that makes it."""
+
+TYPED = tuple(precision for precision in Precision if precision is not Precision.FP32)
+"""The precisions that a folded file is given in a file of its own."""
+
+
+def of_precision(kind: str, precision: Precision) -> str:
+    """The kind of FOLDED, PLAN or SIDECAR in a precision; in fp32 it is that kind itself."""
+    return kind if precision is Precision.FP32 else f"{kind}.{precision.value}"
+
+
+for _precision in TYPED:
+    _name = _precision.value
+    FILES |= {
+        of_precision(FOLDED, _precision): (
+            f"model.folded.{_name}.onnx",
+            f"bn-deploy export --fold-bn --precision {_name}",
+        ),
+        of_precision(PLAN, _precision): (f"model.{_name}.plan", f"bn-deploy build --precision {_name}"),
+        of_precision(SIDECAR, _precision): (
+            f"model.{_name}.plan.json",
+            f"bn-deploy build --precision {_name}",
+        ),
+    }
 
 
 class RunFolder:

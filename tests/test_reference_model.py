@@ -10,8 +10,8 @@ import pytest
 from bn_deploy.artifact import sha256_file
 from bn_deploy.cli import main
 from bn_deploy.exporting.onnx_file import inspect
-from bn_deploy.pipeline.verification import verify
 from bn_deploy.pipeline.make import export
+from bn_deploy.pipeline.verification import verify
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.train.checkpoint import load_checkpoint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_the_folder_can_be_moved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", list(FILES))
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path, kind: str) -> None:
     name, command = FILES[kind]
-    with pytest.raises(RunFolderError, match=f"{name}.*`{command}`"):
+    with pytest.raises(RunFolderError, match=f"{re.escape(name)}.*`{re.escape(command)}`"):
         RunFolder(tmp_path).require(kind)
 
 

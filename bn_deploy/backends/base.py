@@ -8,6 +8,7 @@ fallback is an error where the runner is opened.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -19,6 +20,23 @@ from bn_deploy.spec import Precision, TensorSpec
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What else decides how fast a runner is, as its runtime tells it; None where it tells no such thing.
+
+    Attributes:
+        threads: CPU threads that compute.
+        spinning: whether idle threads busy-wait for work instead of sleeping.
+        cuda_graph: whether the kernels of a call are launched as one recorded graph.
+        tf32: whether products of float32 numbers may be rounded to 10 bits of mantissa first.
+    """
+
+    threads: int | None = None
+    spinning: bool | None = None
+    cuda_graph: bool | None = None
+    tf32: bool | None = None
 
 
 class Runner(Protocol):
@@ -94,6 +112,28 @@ def infer(runner: Runner, feeds: Feeds) -> dict[str, Array]:
     return runner.fetch()
 
 
+def facts(runner: Runner) -> Facts:
+    """What the runner tells beyond the protocol, in an attribute `facts`; one that has none tells nothing."""
+    told: Facts = getattr(runner, "facts", Facts())
+    return told
+
+
+def loaded_census(runner: Runner) -> Mapping[str, int] | None:
+    """How often each operator occurs in the graph that the runtime made of the network when it loaded it.
+
+    A runtime may merge operators by itself, a convolution and a batch norm for instance: what it merges
+    anyway, folding beforehand does not speed up. None where the runtime shows no graph. It may load the
+    network once more to answer, which takes as long as opening the runner did: not to be asked while
+    something is timed.
+
+    Raises:
+        InputError: the runner was left.
+    """
+    ask = getattr(runner, "loaded_census", None)
+    census: Mapping[str, int] | None = None if ask is None else ask()
+    return census
+
+
 def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> int:
     """Checks that `feeds` is what `inputs` asks for and returns the size of the dynamic axes.
 
@@ -101,23 +141,26 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Feeds) -> int:
         InputError: a name is missing or unknown, a type or a size differs, or dynamic axes disagree or are
             empty.
     """
-    wanted = [spec.name for spec in inputs]
-    if sorted(feeds) != sorted(wanted):
-        given = ", ".join(sorted(feeds)) or "nothing"
-        raise InputError(f"the network takes {', '.join(wanted)}; it was given {given}")
-    dynamic: set[int] = set()
+    # In one plain loop, because each inference end to end pays for it.
+    if feeds.keys() != {spec.name for spec in inputs}:
+        wanted, given = ", ".join(spec.name for spec in inputs), ", ".join(sorted(feeds)) or "nothing"
+        raise InputError(f"the network takes {wanted}; it was given {given}")
+    rows: int | None = None
     for spec in inputs:
         array = feeds[spec.name]
         if array.dtype != np.dtype(spec.dtype):
             raise InputError(f"input {spec} was given {array.dtype}")
-        fits = len(array.shape) == len(spec.shape) and all(
-            size is None or size == given for size, given in zip(spec.shape, array.shape, strict=True)
-        )
+        shape = array.shape
+        fits = len(shape) == len(spec.shape)
+        for size, given_size in zip(spec.shape, shape, strict=False):
+            if size is None:
+                if rows is not None and given_size != rows:
+                    raise InputError(f"the inputs' dynamic axes disagree: {sorted((rows, given_size))}")
+                rows = given_size
+            elif size != given_size:
+                fits = False
         if not fits:
-            raise InputError(f"input {spec} was given the shape {' x '.join(map(str, array.shape))}")
-        dynamic |= {given for size, given in zip(spec.shape, array.shape, strict=True) if size is None}
-    if len(dynamic) > 1:
-        raise InputError(f"the inputs' dynamic axes disagree: {sorted(dynamic)}")
-    if 0 in dynamic:
+            raise InputError(f"input {spec} was given the shape {' x '.join(map(str, shape))}")
+    if rows == 0:
         raise InputError("a batch must have at least 1 row")
-    return dynamic.pop() if dynamic else 1
+    return 1 if rows is None else rows

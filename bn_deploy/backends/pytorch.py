@@ -1,7 +1,8 @@
-"""Runs a torch module eagerly on the CPU."""
+"""Runs a torch module on the CPU: eagerly, or what a compiler made of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bn_deploy.backends.base import Array, Feeds, check_feeds
+from bn_deploy.backends.base import Array, Facts, Feeds, check_feeds
 from bn_deploy.errors import InputError, ModelError, first_line
 from bn_deploy.spec import Precision, TensorSpec
 
@@ -47,7 +48,8 @@ class TorchRunner:
     Args:
         network: the module with its boundary; it is used, not copied.
         threads: torch's threads, a setting of the whole process, from entering the runner until leaving it;
-            the old number comes back after.
+            the old number comes back after. A runner that is entered meanwhile does not change it for this
+            one: each computes on its own number.
 
     Raises:
         ModelError: a part of the network is in training mode or not on the CPU, or its parameters are in
@@ -68,15 +70,22 @@ class TorchRunner:
         if len(dtypes) > 1 or not dtypes <= set(_PRECISIONS):
             found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
             raise ModelError(f"the network's parameters are {found}; expected one of fp32, fp16, bf16")
-        self._module = module
         self.inputs = network.inputs
         self.outputs = network.outputs
         self.device = "cpu"
         self.precision = _PRECISIONS[dtypes.pop()] if dtypes else Precision.FP32
+        self._compute: Callable[..., Tensor | tuple[Tensor, ...]] = module
         self._threads = threads
         self._threads_before = torch.get_num_threads()
         self._loaded: tuple[Tensor, ...] | None = None
         self._results: tuple[Tensor, ...] | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """Read from torch, whose settings belong to the process: true of this runner while it is entered."""
+        self._take_threads()
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        return Facts(threads=torch.get_num_threads(), tf32=tf32)
 
     def __enter__(self) -> TorchRunner:
         self._threads_before = torch.get_num_threads()
@@ -101,9 +110,10 @@ class TorchRunner:
         """See Runner. Blocks until the outputs are there."""
         if self._loaded is None:
             raise InputError("the network cannot run before its inputs are loaded")
+        self._take_threads()
         try:
             with torch.inference_mode():
-                results = self._module(*self._loaded)
+                results = self._compute(*self._loaded)
         except Exception as error:  # a forward is foreign code
             raise ModelError(f"the network does not run: {first_line(error)}") from error
         self._results = results if isinstance(results, tuple) else (results,)
@@ -123,3 +133,7 @@ class TorchRunner:
         if len(self._results) != len(self.outputs):
             raise ModelError(f"the network gives {len(self._results)} outputs, not {len(self.outputs)}")
         return {spec.name: r.numpy().copy() for spec, r in zip(self.outputs, self._results, strict=True)}
+
+    def _take_threads(self) -> None:
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bn_deploy.bench.conditions import load_average, steal_s, text
+
 DISTRIBUTIONS: tuple[str, ...] = (
     "bn-deploy",
     "numpy",
@@ -54,9 +56,9 @@ def environment(root: Path = Path("/")) -> dict[str, Any]:
         "cpu_model": _cpu_model(root),
         "logical_cores": os.cpu_count(),
         "usable_cores": _usable_cores(),
-        "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "load_average": _load_average(),
-        "steal_s": _steal_s(root),
+        "governor": text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load_average": load_average(),
+        "steal_s": steal_s(root),
         "versions": {name: _version(name) for name in DISTRIBUTIONS},
         "gpu_name": None,
         "gpu_driver": None,
@@ -85,15 +87,8 @@ def _difference(key: str, ours: object, theirs: object, null: str) -> str:
     return f"{key}: {left} / {right}"
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
-    except OSError:
-        return None
-
-
 def _cpu_model(root: Path) -> str | None:
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
+    for line in (text(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip() or None
@@ -103,22 +98,6 @@ def _cpu_model(root: Path) -> str | None:
 def _usable_cores() -> int | None:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return None if affinity is None else len(affinity(0))
-
-
-def _load_average() -> list[float] | None:
-    try:
-        return list(os.getloadavg())
-    except (AttributeError, OSError):  # not on Windows; not in every container
-        return None
-
-
-def _steal_s(root: Path) -> float | None:
-    """The eighth counter of the line "cpu" in /proc/stat, in clock ticks (proc(5))."""
-    line = (_text(root / "proc/stat") or "").partition("\n")[0].split()
-    try:
-        return int(line[8]) / os.sysconf("SC_CLK_TCK")
-    except (IndexError, ValueError, AttributeError):
-        return None
 
 
 def _version(distribution: str) -> str | None:

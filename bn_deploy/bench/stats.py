@@ -1,21 +1,27 @@
-"""One row of results: the raw samples of one network in one runtime at one batch size.
+"""What a sample can say about a percentile: the figure, an interval for it, or nothing.
 
-Samples are never averaged, trimmed or dropped; every figure is derived from them when it is asked for.
+Samples are never averaged, trimmed or dropped. No distribution is assumed: ranks and the binomial
+distribution are all that is used. The calls are taken for independent; calls in a row are not quite, so the
+true interval is somewhat wider. How much two processes differ is for `intervals`, not for this file.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
 
-from bn_deploy.bench.fields import NULL, elements, fields
+import numpy as np
+from numpy.typing import NDArray
+
 from bn_deploy.errors import InputError
-from bn_deploy.spec import Precision
 
-Scope = Literal["compute", "end_to_end"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
+PERCENTILES: tuple[int, ...] = (50, 90, 95, 99)
+
+FENCE = 3.0
+"""Interquartile ranges from the nearer quartile beyond which a sample is an outlier: Tukey's outer fences
+("far out", Exploratory Data Analysis, 1977), which criterion.rs calls severe. Counted, never dropped."""
 
 
 @cache
@@ -28,8 +34,8 @@ def required_samples(percentile: int, confidence: int = 99, over_latency: int = 
         P(Binomial(n, 1 - percentile) <= over_latency) <= 1 - confidence
 
     Source: MLPerf inference rules, appendix on early stopping, tolerance 0. Their estimate needs one
-    over-latency call, because the slowest call is itself the bound: 64 samples for the 90th percentile and
-    662 for the 99th. With none it would be 44 and 459.
+    over-latency call, because the slowest call is itself the bound: 64 samples for the 90th percentile, 130
+    for the 95th and 662 for the 99th. With none it would be 44, 90 and 459.
 
     Args:
         percentile: in per cent, 1 to 99.
@@ -53,144 +59,87 @@ def required_samples(percentile: int, confidence: int = 99, over_latency: int = 
 
 
 @dataclass(frozen=True)
-class LatencyResult:
-    """The calls of one candidate at one batch size, in seconds.
-
-    Percentiles are by nearest rank (Hyndman and Fan's type 1): the smallest sample that at least so many
-    per cent of the samples do not exceed. Each is a time that was measured, none is interpolated.
+class Quantile:
+    """A percentile with an interval that holds it with 95 % confidence, whatever the distribution.
 
     Attributes:
-        model: what was timed, such as "custom", "native" or "folded".
-        backend: the row of BACKENDS that ran it.
-        provider: the runtime's component that computed, as read back.
-        device: where it computed, in words, as read back.
-        precision: the number format it computed in, as read back.
-        threads: threads it was given; None where that means nothing.
-        batch: rows per call.
-        scope: "compute" (enqueue, synchronize) or "end_to_end" (load, enqueue, synchronize, fetch).
-        samples_s: seconds of each timed call, in the order of the calls.
-        warmup_calls: calls made before the first timed one.
-        warmup_s: seconds that those took.
-
-    Raises:
-        InputError: no sample, a sample that is no positive time, or a field out of its range.
+        value_s: the nearest rank (Hyndman and Fan's type 1): the smallest sample that at least so many per
+            cent of the samples do not exceed. It was measured; none is interpolated.
+        low_s, high_s: the samples at the ranks of `ranks`.
     """
 
-    model: str
-    backend: str
-    provider: str
-    device: str
-    precision: Precision
-    threads: int | None
-    batch: int
-    scope: Scope
-    samples_s: tuple[float, ...]
-    warmup_calls: int
-    warmup_s: float
-
-    def __post_init__(self) -> None:
-        who = f"{self.model} on {self.backend}, batch {self.batch}"
-        if not self.samples_s:
-            raise InputError(f"{who}: a latency result needs at least one sample")
-        for position, sample in enumerate(self.samples_s):
-            if not (math.isfinite(sample) and sample > 0):
-                raise InputError(f"{who}: sample {position} is {sample} s, which is no positive time")
-        if self.batch < 1:
-            raise InputError(f"{who}: the batch size must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"{who}: threads must be at least 1, not {self.threads}")
-        if self.scope not in SCOPES:
-            raise InputError(f"{who}: the scope must be one of {', '.join(SCOPES)}, not {self.scope!r}")
-        if self.warmup_calls < 0 or not (math.isfinite(self.warmup_s) and self.warmup_s >= 0):
-            raise InputError(f"{who}: {self.warmup_calls} calls in {self.warmup_s} s are no warm-up")
-
-    @property
-    def p50_s(self) -> float:
-        """The median."""
-        return self._nearest_rank_s(50)
-
-    @property
-    def p90_s(self) -> float | None:
-        """The 90th percentile; None with fewer than `required_samples(90)` samples."""
-        return self._supported_s(90)
-
-    @property
-    def p99_s(self) -> float | None:
-        """The 99th percentile; None with fewer than `required_samples(99)` samples."""
-        return self._supported_s(99)
-
-    @property
-    def mean_s(self) -> float:
-        """The arithmetic mean; a few slow calls move it, so p50 is the figure to compare."""
-        return math.fsum(self.samples_s) / len(self.samples_s)
-
-    @property
-    def minimum_s(self) -> float:
-        """The fastest call."""
-        return min(self.samples_s)
-
-    @property
-    def throughput_per_s(self) -> float:
-        """Rows per second of one caller that waits for each answer: batch / p50.
-
-        It follows from the latency; it is not the rate of a runtime that is kept busy by several callers.
-        """
-        return self.batch / self.p50_s
-
-    def _supported_s(self, percentile: int) -> float | None:
-        if len(self.samples_s) < required_samples(percentile):
-            return None
-        return self._nearest_rank_s(percentile)
-
-    def _nearest_rank_s(self, percentile: int) -> float:
-        rank = -(-len(self.samples_s) * percentile // 100)  # rounded up, in integers
-        return sorted(self.samples_s)[rank - 1]
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as JSON values, seconds throughout: raw samples, no derived figure."""
-        return {
-            "model": self.model,
-            "backend": self.backend,
-            "provider": self.provider,
-            "device": self.device,
-            "precision": self.precision.value,
-            "threads": self.threads,
-            "batch": self.batch,
-            "scope": self.scope,
-            "warmup_calls": self.warmup_calls,
-            "warmup_s": float(self.warmup_s),
-            "samples_s": [float(sample) for sample in self.samples_s],
-        }
-
-    @classmethod
-    def from_json(cls, value: object, what: str = "the result") -> LatencyResult:
-        """Reads what `to_json` wrote; `what` names the row in messages.
-
-        Raises:
-            InputError: it is something else.
-        """
-        row = fields(value, _KINDS, what)
-        samples = elements(row["samples_s"], float, f"{what}: samples_s")
-        try:
-            precision = Precision(row["precision"])
-        except ValueError as error:
-            raise InputError(f"{what}: there is no precision {row['precision']!r}") from error
-        try:
-            return cls(**{**row, "precision": precision, "samples_s": samples})
-        except InputError as error:
-            raise InputError(f"{what}: {error}") from error
+    value_s: float
+    low_s: float
+    high_s: float
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "model": (str,),
-    "backend": (str,),
-    "provider": (str,),
-    "device": (str,),
-    "precision": (str,),
-    "threads": (int, NULL),
-    "batch": (int,),
-    "scope": (str,),
-    "warmup_calls": (int,),
-    "warmup_s": (float,),
-    "samples_s": (list,),
-}
+def quantile(ascending: NDArray[np.float64], percentile: int) -> Quantile | None:
+    """A percentile, or None where there are too few samples for one (see `required_samples`).
+
+    Args:
+        ascending: (n,) the samples, sorted.
+        percentile: in per cent; the median is told of however few samples there are, its interval then being
+            from the smallest to the largest.
+    """
+    count = len(ascending)
+    if percentile != 50 and count < required_samples(percentile):
+        return None
+    low, high = ranks(count, percentile)
+    value = ascending[-(-count * percentile // 100) - 1]  # the rank is rounded up, in integers
+    return Quantile(float(value), float(ascending[low - 1]), float(ascending[high - 1]))
+
+
+@cache
+def ranks(count: int, percentile: int, confidence: float = 0.95) -> tuple[int, int]:
+    """The ranks, from 1, of the two samples between which a percentile lies.
+
+    The number of samples below the percentile is binomial. The ranks are the innermost ones that leave at
+    most half of 1 - confidence on either side; where there is none, the outermost sample is taken.
+
+    Source: David and Nagaraja, Order Statistics, section 7.1.
+    """
+    share, tail = percentile / 100, (1 - confidence) / 2
+    successes = np.arange(count + 1)
+    logs = _log_factorials(count)
+    below = np.cumsum(
+        np.exp(
+            logs[count]
+            - logs[successes]
+            - logs[count - successes]
+            + successes * math.log(share)
+            + (count - successes) * math.log1p(-share)
+        )
+    )
+    # P(X <= rank - 1) <= tail for the lower rank; P(X >= rank) = 1 - P(X <= rank - 1) <= tail for the upper.
+    low = int(np.searchsorted(below, tail, side="right"))
+    high = int(np.searchsorted(below, 1 - tail, side="left")) + 1
+    return max(low, 1), min(high, count)
+
+
+def _log_factorials(count: int) -> NDArray[np.float64]:
+    """The logarithms of 0! to count!."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+
+
+def outliers(ascending: NDArray[np.float64]) -> int:
+    """How many samples lie beyond FENCE; they stay in every figure.
+
+    Raises:
+        InputError: there is no sample.
+    """
+    count = len(ascending)
+    if not count:
+        raise InputError("no sample, no outlier")
+    first, third = (ascending[-(-count * quarter // 4) - 1] for quarter in (1, 3))
+    reach = FENCE * (third - first)
+    return int(((ascending < first - reach) | (ascending > third + reach)).sum())
+
+
+def block_medians(samples_s: NDArray[np.float64], blocks: Sequence[int]) -> NDArray[np.float64]:
+    """The median call of each block, in the order of the blocks.
+
+    Args:
+        samples_s: (n,) the calls, block after block.
+        blocks: how many calls each has; n together.
+    """
+    return np.array([np.median(part) for part in np.split(samples_s, np.cumsum(blocks)[:-1])])

@@ -15,7 +15,18 @@ import click
 from bn_deploy.errors import BnDeployError
 from bn_deploy.version import version
 
-COMMANDS: tuple[str, ...] = ("train", "export", "fold", "build", "verify", "bench", "run", "report", "doctor")
+COMMANDS: tuple[str, ...] = (
+    "train",
+    "export",
+    "fold",
+    "build",
+    "verify",
+    "bench",
+    "run",
+    "report",
+    "inspect",
+    "doctor",
+)
 """The commands in the order of the chain; each is `command` in the file of its name."""
 
 

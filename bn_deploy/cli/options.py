@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import click
 
-from bn_deploy.backends import BACKENDS
 from bn_deploy.data import AUTO, CHOICES
 from bn_deploy.spec import BatchRange
 from bn_deploy.train.recipe import Recipe
@@ -24,29 +23,22 @@ def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.obj.verbose = True
 
 
-def _batch_range(_: click.Context, __: click.Parameter, value: str | None) -> BatchRange | None:
-    if value is None:
-        return None
+def batch_range_of(text: str) -> BatchRange:
+    """What "MIN:OPT:MAX" or one number says.
+
+    Raises:
+        click.BadParameter: it says nothing of the kind.
+    """
     try:
-        sizes = BatchRange.parse(value)
+        sizes = BatchRange.parse(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    _check_size(sizes.maximum)
+    check_size(sizes.maximum)
     return sizes
 
 
-def _batch_sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected sizes such as 1,8,64, not {value!r}") from None
-    if min(sizes) < 1:
-        raise click.BadParameter(f"a batch size must be at least 1, not {min(sizes)}")
-    _check_size(max(sizes))
-    return sizes
-
-
-def _check_size(batch: int) -> None:
+def check_size(batch: int) -> None:
+    """Refuses a batch size that no machine has the memory for; click names the option."""
     if batch > _LARGEST_BATCH:
         raise click.BadParameter(f"a batch size may be {_LARGEST_BATCH:,} at most, not {batch:,}")
 
@@ -60,9 +52,9 @@ class _Path(click.Path):
         return super().convert(value, param, ctx)
 
 
-_FILE = _Path(path_type=Path, dir_okay=False)
+FILE = _Path(path_type=Path, dir_okay=False)
 _FOLDER = _Path(path_type=Path, file_okay=False)
-_THREADS = click.IntRange(1, 1024)
+THREADS = click.IntRange(1, 1024)
 _LARGEST_BATCH = 65_536
 
 run = click.option(
@@ -122,15 +114,15 @@ statistics_images = click.option(
     help="Training images over which the final batch-norm statistics are taken.",
 )
 checkpoint = click.option(
-    "--checkpoint", type=_FILE, help="Take the network from this file instead of the run's own checkpoint."
+    "--checkpoint", type=FILE, help="Take the network from this file instead of the run's own checkpoint."
 )
 fold_bn = click.option(
     "--fold-bn",
     is_flag=True,
     help="Also write model.folded.onnx, with batch norms folded into the weights before them.",
 )
-src = click.argument("src", metavar="SRC.onnx", type=_FILE)
-dst = click.argument("dst", metavar="DST.onnx", type=_FILE)
+src = click.argument("src", metavar="SRC.onnx", type=FILE)
+dst = click.argument("dst", metavar="DST.onnx", type=FILE)
 pad_exact = click.option(
     "--pad-exact",
     is_flag=True,
@@ -148,29 +140,16 @@ check = click.option(
     help="Compare before and after, and write nothing that differs.",
 )
 strict = click.option("--strict", is_flag=True, help="Fail, with exit code 1, if a batch norm stays.")
-batch_range = click.option(
-    "--batch",
-    "batch",
-    callback=_batch_range,
-    metavar="MIN:OPT:MAX",
-    help="Batch sizes that the engine accepts and is tuned for. [default: 1:64:256]",
-)
-workspace = click.option(
-    "--workspace-mib", type=click.IntRange(1, 1 << 20), help="GPU memory a kernel may use, MiB."
-)
-tf32 = click.option("--tf32", is_flag=True, help="Allow TF32 products, which keep 10 bits of the mantissa.")
-optimization_level = click.option(
-    "--optimization-level", type=click.IntRange(0, 5), help="How hard TensorRT searches for fast kernels."
-)
-models = click.argument("models", metavar="[A.onnx B.onnx|B.plan]", nargs=-1, type=_FILE)
+file = click.argument("file", metavar="FILE", type=FILE)
+models = click.argument("models", metavar="[A.onnx B.onnx|B.plan]", nargs=-1, type=FILE)
 inputs = click.option(
     "--inputs",
-    type=_FILE,
+    type=FILE,
     metavar="FILE.npz",
     help="Inputs for two models, an array under each input's name.",
 )
 from_file = click.option(
-    "--from", "from_file", type=_FILE, metavar="parity.json", help="Judge stored numbers again; run nothing."
+    "--from", "from_file", type=FILE, metavar="parity.json", help="Judge stored numbers again; run nothing."
 )
 localise = click.option(
     "--localise", is_flag=True, help="Also compare layer by layer, and name the first layer that is off."
@@ -195,47 +174,11 @@ bound = click.option(
 require_engine = click.option(
     "--require-engine", is_flag=True, help="Fail, with exit code 3, where the engine cannot be run."
 )
-backends = click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    type=click.Choice([row.name for row in BACKENDS]),
-    help="Time only this one; may be given again. [default: all that are available]",
-)
-batch_sizes = click.option(
-    "--batch",
-    "batch",
-    default="1,8,64,256",
-    show_default=True,
-    callback=_batch_sizes,
-    help="Batch sizes to time.",
-)
-bench_batch_sizes = click.option(
-    "--bench-batch",
-    default="1,8,64,256",
-    show_default=True,
-    callback=_batch_sizes,
-    help="Batch sizes to time.",
-)
-scope = click.option(
-    "--scope",
-    type=click.Choice(["end_to_end", "compute"]),
-    default="end_to_end",
-    show_default=True,
-    help="Time inputs in to outputs out, or the computation alone.",
-)
-budget = click.option(
-    "--budget",
-    type=float,
-    default=1.3,
-    show_default=True,
-    help="Seconds for each candidate at each batch size.",
-)
 train_threads = click.option(
-    "--train-threads", type=_THREADS, help="CPU threads of the training. [default: every core]"
+    "--train-threads", type=THREADS, help="CPU threads of the training. [default: every core]"
 )
 threads = click.option(
-    "--threads", type=_THREADS, default=1, show_default=True, help="CPU threads of each backend."
+    "--threads", type=THREADS, default=1, show_default=True, help="CPU threads of each backend."
 )
 
 

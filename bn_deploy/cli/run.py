@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bn_deploy.cli import console, options
+from bn_deploy.cli import bench_options, console, options
 
 
 @click.command("run")
 @options.run
 @options.data_dir
 @options.training
-@options.bench_batch_sizes
-@options.budget
+@bench_options.bench_batch_sizes
+@bench_options.budget
+@bench_options.processes
 @options.threads
 @options.common
 def command(
@@ -22,7 +24,8 @@ def command(
     data_dir: Path | None,
     to_train: options.ToTrain,
     bench_batch: tuple[int, ...],
-    budget: float,
+    budget: float | None,
+    processes: int | None,
     threads: int,
     as_json: bool,
 ) -> int:
@@ -31,12 +34,17 @@ def command(
     Writes everything that the single commands write, and report.json.
     """
     from bn_deploy import data
-    from bn_deploy.bench.measure import MeasureOptions
+    from bn_deploy.bench.options import MeasureOptions
     from bn_deploy.pipeline.chain import everything
     from bn_deploy.report.text import report_text
     from bn_deploy.run_folder import RunFolder
 
-    timing = MeasureOptions(batch_sizes=bench_batch, budget_s=budget, seed=to_train.recipe.seed)
+    given: dict[str, Any] = {"budget_s": budget, "processes": processes}
+    timing = MeasureOptions(
+        batch_sizes=bench_batch,
+        seed=to_train.recipe.seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
     to_train.check()
     run = RunFolder(run_dir)
     run.prepare()

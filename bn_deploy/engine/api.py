@@ -83,9 +83,27 @@ class TensorRT:
         return f"{'TensorRT-RTX' if self.name == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
 
     @property
+    def compiles_on_target(self) -> bool:
+        """Whether its kernels are made on the machine that runs the plan (TensorRT-RTX).
+
+        A build then times no kernel and is bound to no system; what would steer that says nothing.
+        """
+        return hasattr(self.module, "IRuntimeCache")
+
+    @property
     def builds_without_gpu(self) -> bool:
         """Whether it compiles for named compute capabilities instead of the GPU it finds."""
         return hasattr(self.module.IBuilderConfig, "set_compute_capability")
+
+    @property
+    def cpu_only_flag(self) -> str | None:
+        """The BuilderFlag that lets a build do without a GPU, where there is one.
+
+        No release up to 11.4 has it. 11.5 announces it and its Python name was not seen, so any member
+        that has CPU for a word is taken; without a way to name a target (above) it decides nothing.
+        """
+        members = self.module.BuilderFlag.__members__
+        return next((name for name in members if "CPU" in name.split("_")), None)
 
     @property
     def strongly_typed(self) -> bool:
@@ -118,6 +136,41 @@ class TensorRT:
         return hasattr(self.module.IBuilderConfig, "builder_optimization_level")
 
     @property
+    def has_timing_cache(self) -> bool:
+        """Whether timings of kernels can be kept from one build to the next, where kernels are timed."""
+        return hasattr(self.module.IBuilderConfig, "create_timing_cache") and not self.compiles_on_target
+
+    @property
+    def has_progress_monitor(self) -> bool:
+        """Whether a build tells how far it is."""
+        return hasattr(self.module, "IProgressMonitor")
+
+    @property
+    def has_version_compatible(self) -> bool:
+        """Whether a plan can be built that later versions load (8.6 and later).
+
+        TensorRT-RTX has the flag, and its builder then looks for a lean runtime that it does not ship.
+        """
+        return "VERSION_COMPATIBLE" in self.module.BuilderFlag.__members__ and not self.compiles_on_target
+
+    @property
+    def hardware_levels(self) -> dict[str, Any]:
+        """HardwareCompatibilityLevel by its name; empty where a plan runs on its own kind of GPU only."""
+        if not hasattr(self.module.IBuilderConfig, "hardware_compatibility_level") or self.compiles_on_target:
+            return {}
+        return dict(self.module.HardwareCompatibilityLevel.__members__)
+
+    @property
+    def has_host_code_switch(self) -> bool:
+        """Whether code for the host, which a plan may carry, must be allowed before it is loaded (8.6)."""
+        return hasattr(self.module.Runtime, "engine_host_code_allowed")
+
+    @property
+    def loads_lean_runtimes(self) -> bool:
+        """Whether a plan without its lean runtime can be run with one that lies in a file (8.6)."""
+        return hasattr(self.module.Runtime, "load_runtime")
+
+    @property
     def compute_capabilities(self) -> dict[str, Any]:
         """What can be named as a target, such as "8.6" -> ComputeCapability.SM86; empty if nothing can."""
         if not self.builds_without_gpu:
@@ -133,7 +186,7 @@ class TensorRT:
         TensorRT's plans are bound to the system they were built on. TensorRT-RTX compiles on the target and
         its plans run on Linux and Windows (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
         """
-        return ("linux", "windows") if self.builds_without_gpu else (operating_system(),)
+        return ("linux", "windows") if self.compiles_on_target else (operating_system(),)
 
     def numpy_type(self, data_type: Any, tensor: str) -> str:
         """The name that numpy has for a DataType.
@@ -212,11 +265,24 @@ def _install(name: str) -> str:
     return f"pip install 'bn-deploy[{EXTRAS[name]}]'"
 
 
+def _module(name: str) -> Any:
+    """Imports the module called `name`, or else the bindings that it only hands on."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        try:
+            return import_module(f"{name}_bindings")
+        except ModuleNotFoundError:
+            raise error from None
+
+
 @cache
 def _load(name: str) -> TensorRT | str:
     """The module called `name`, or why it cannot be used; tried once in a process."""
     try:
-        module = import_module(name)
+        module = _module(name)
     except ModuleNotFoundError as error:
         if error.name == name:
             return f"{name} is not installed"

@@ -11,55 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from bn_deploy.artifact import sha256_bytes, write_bytes
-from bn_deploy.engine import api, driver, messages, onnx_input, precision, sidecar
+from bn_deploy.engine import (
+    api,
+    configure,
+    driver,
+    knobs,
+    messages,
+    onnx_input,
+    precision,
+    profiles,
+    proof,
+    sidecar,
+    timing_cache,
+)
 from bn_deploy.engine.api import TensorRT
 from bn_deploy.engine.driver import Gpu
 from bn_deploy.engine.onnx_input import OnnxInput
+from bn_deploy.engine.options import DEFAULT_BATCH, BuildOptions
+from bn_deploy.engine.progress import Progress, monitor
 from bn_deploy.engine.sidecar import Sidecar
+from bn_deploy.engine.timing_cache import TimingCache
 from bn_deploy.errors import InputError, ModelError, NotAvailable
-from bn_deploy.spec import BatchRange, Precision, TensorSpec
+from bn_deploy.spec import TensorSpec, Track, announced, silent
 from bn_deploy.version import version
 
-DEFAULT_BATCH = BatchRange(1, 64, 256)
-
-# What TensorRT-RTX builds for when no target is named (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines").
-# Turing, 7.5, must be asked for: its builder has no float32 matrix product for it.
-_DEFAULT_TARGETS = ("8.0+",)
-
-# Reduced precision that a weakly typed builder uses only when allowed, and the flag that allows it.
-_WEAK_FLAGS = {Precision.FP16: "FP16", Precision.BF16: "BF16", Precision.INT8: "INT8"}
-
-_OPTIMIZATION_LEVELS = range(6)
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What may be chosen about a build. A choice that this TensorRT cannot honour is an error.
-
-    Attributes:
-        batch: the batch sizes that the engine accepts. None: 1:64:256 if the network's batch is dynamic,
-            else the one size that it has; a static network refuses any other.
-        workspace_bytes: most GPU memory that a kernel may use while it runs; None leaves it to TensorRT.
-        tf32: allow float32 products in TF32, which keeps 10 bits of the mantissa. TensorRT's own default
-            is to allow it; here it must be asked for.
-        optimization_level: how hard to search for fast kernels, 0 to 5; None leaves it to TensorRT.
-        compute_capabilities: the GPUs to build for, such as ("8.6", "8.9"); None leaves it to TensorRT.
-            Only TensorRT-RTX can be told: TensorRT builds for the GPU that is here.
-    """
-
-    batch: BatchRange | None = None
-    workspace_bytes: int | None = None
-    tf32: bool = False
-    optimization_level: int | None = None
-    compute_capabilities: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise ValueError(f"the workspace must be at least 1 byte, not {self.workspace_bytes}")
-        if self.optimization_level is not None and self.optimization_level not in _OPTIMIZATION_LEVELS:
-            raise ValueError(f"the optimization level must be 0 to 5, not {self.optimization_level}")
-        if self.compute_capabilities == ():
-            raise ValueError("name at least one compute capability, or none at all")
+__all__ = ["DEFAULT_BATCH", "BuildOptions", "BuildResult", "build"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +46,7 @@ class BuildResult:
         plan_path: the plan's file.
         sidecar_path: the JSON beside it.
         sidecar: its content.
-        warnings: what TensorRT warned of, one line each.
+        warnings: what TensorRT warned of, and what was wrong with the timing cache, one line each.
     """
 
     plan_path: Path
@@ -100,6 +76,7 @@ def build(
     *,
     options: BuildOptions | None = None,
     trt: TensorRT | None = None,
+    track: Track = silent,
 ) -> BuildResult:
     """Builds the plan at `plan_path` and its side-car from the ONNX file at `onnx_path`.
 
@@ -111,10 +88,12 @@ def build(
         plan_path: where the plan goes; the side-car goes beside it.
         options: what may be chosen; the defaults of BuildOptions if None.
         trt: which TensorRT; the one that `api.find` prefers if None.
+        track: follows the build.
 
     Raises:
         NotAvailable: there is no TensorRT, or the one there is builds only where there is a GPU.
-        ModelError: the file is no ONNX file, or TensorRT cannot build it.
+        ModelError: the file is no ONNX file, TensorRT cannot build it, or the engine does not compute in the
+            precision that was asked for.
         InputError: an option does not fit this TensorRT, or a file cannot be read or written.
     """
     onnx_path, plan_path = Path(onnx_path), Path(plan_path)
@@ -123,63 +102,90 @@ def build(
     options = options or BuildOptions()
     source = onnx_input.read(onnx_path)
     trt = trt or api.find()
-    gpu = _gpu(trt)
-    _check_options(options, trt)
+    gpu = gpu_to_build_on(trt)
+    knobs.check(options, trt)
+    cache = _timing_cache(trt, options, gpu)
     with trt.listen() as log:
         try:
-            plan, known = _build(trt, source, options, gpu)
+            plan, known = _build(trt, source, options, gpu, cache=cache, track=track)
         except ModelError as error:
             raise ModelError(f"{trt} cannot build {onnx_path}: {error}") from error
         warnings = tuple(messages.sentence(text) for text in log.warnings())
     write_bytes(plan_path, plan)
-    return BuildResult(plan_path, sidecar.write(plan_path, known), known, warnings)
+    problems = tuple(cache.problems) if isinstance(cache, TimingCache) else (cache,) if cache else ()
+    return BuildResult(plan_path, sidecar.write(plan_path, known), known, (*warnings, *problems))
 
 
-def _gpu(trt: TensorRT) -> Gpu | None:
-    """The GPU to build on; None where the builder needs none, and then looks at none."""
-    if trt.builds_without_gpu:
+def gpu_to_build_on(trt: TensorRT) -> Gpu | None:
+    """The GPU to build on; None where the builder needs none, and then looks at none.
+
+    Raises:
+        NotAvailable: it needs one, and there is none.
+    """
+    if trt.builds_without_gpu and trt.compiles_on_target:
         return None
     found = driver.find_gpu()
-    if isinstance(found, str):
-        raise NotAvailable(
-            f"{trt} builds only where there is a GPU: {found}; TensorRT-RTX needs none to build: "
-            "pip install 'bn-deploy[rtx]'"
-        )
-    return found
+    if isinstance(found, Gpu):
+        return found
+    if trt.builds_without_gpu:
+        return None
+    raise NotAvailable(
+        f"{trt} builds only where there is a GPU: {found}; TensorRT-RTX needs none to build: "
+        "pip install 'bn-deploy[rtx]'"
+    )
 
 
-def _check_options(options: BuildOptions, trt: TensorRT) -> None:
-    if options.tf32 and not trt.has_tf32_flag:
-        raise InputError(f"{trt} has no TF32 flag")
-    if options.optimization_level is not None and not trt.has_optimization_level:
-        raise InputError(f"{trt} has no optimization level")
-    if options.compute_capabilities is not None:
-        known = trt.compute_capabilities
-        if not known:
-            raise InputError(f"{trt} builds for the GPU that is here; it cannot be told a compute capability")
-        if unknown := [text for text in options.compute_capabilities if text not in known]:
-            raise InputError(f"{trt} cannot build for {', '.join(unknown)}; it knows {', '.join(known)}")
+def _timing_cache(trt: TensorRT, options: BuildOptions, gpu: Gpu | None) -> TimingCache | str | None:
+    """The cache to use, why there is none, or None where none is wanted or possible.
+
+    Raises:
+        InputError: it was asked for and cannot be had.
+    """
+    if options.timing_cache is False or not trt.has_timing_cache or gpu is None:
+        return None
+    path = timing_cache.cache_path(trt, gpu)
+    if isinstance(path, Path):
+        return TimingCache(path)
+    if options.timing_cache:
+        raise InputError(f"no timing cache can be kept: {path}")
+    return f"no timing cache is kept: {path}"
 
 
-def _build(trt: TensorRT, source: OnnxInput, options: BuildOptions, gpu: Gpu | None) -> tuple[bytes, Sidecar]:
+def _build(
+    trt: TensorRT,
+    source: OnnxInput,
+    options: BuildOptions,
+    gpu: Gpu | None,
+    *,
+    cache: TimingCache | str | None,
+    track: Track,
+) -> tuple[bytes, Sidecar]:
     """The plan and its side-car; nothing is written, and errors do not name the file yet."""
-    module = trt.module
-    builder = _builder(trt)
+    capabilities = configure.targets(trt, options, gpu)
+    builder = builder_of(trt)
     network = builder.create_network(trt.network_flags)
-    parser = module.OnnxParser(network, trt.logger)
+    parser = trt.module.OnnxParser(network, trt.logger)
     if not parser.parse(source.data):
-        raise ModelError(messages.parser_errors(parser, source.nodes) or _said(trt))
+        raise ModelError(messages.parser_errors(parser, source.nodes) or messages.said(trt.said))
     inputs = tuple(_spec(trt, network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_spec(trt, network.get_output(index)) for index in range(network.num_outputs))
-    batch = _batch(inputs, options.batch)
-    computes_in = precision.of_network(network)
+    ranges = profiles.choose(inputs, options.profiles)
+    layers = precision.census_of_network(network)
+    flags = frozenset() if trt.strongly_typed else precision.weak_flags(source, options.precision)
+    computes_in = precision.of_network(network) if trt.strongly_typed else precision.of_flags(flags)
+    precision.check_wanted(options.precision, computes_in, layers)
     config = builder.create_builder_config()
-    _configure(trt, config, options, computes_in)
-    _add_profile(builder, config, inputs, batch)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise ModelError(_said(trt))
-    plan = bytes(serialized)
+    configure.configure(trt, config, options, flags, gpu)
+    profiles.add(builder, config, inputs, ranges)
+    if isinstance(cache, TimingCache):
+        cache.attach(config)
+    plan = _serialized(trt, builder, network, config, track)
+    if isinstance(cache, TimingCache):
+        cache.save()
+    engine_layers = proof.of_plan(trt, plan, capabilities)
+    if (told := precision.of_census(engine_layers)) is not None and engine_layers is not None:
+        precision.check_wanted(options.precision, told, engine_layers)
+        computes_in = told
     return plan, Sidecar(
         plan_sha256=sha256_bytes(plan),
         plan_bytes=len(plan),
@@ -190,98 +196,47 @@ def _build(trt: TensorRT, source: OnnxInput, options: BuildOptions, gpu: Gpu | N
         tensorrt_version=trt.version,
         systems=trt.plan_systems,
         architecture=api.architecture(),
-        compute_capabilities=_targets(options, gpu),
+        compute_capabilities=capabilities,
         gpu=None if gpu is None else gpu.name,
-        settings=_settings(trt, config),
-        batch=batch,
+        settings=configure.settings(trt, config, timing_cache=isinstance(cache, TimingCache)),
+        profiles=ranges,
         precision=computes_in,
+        layers=layers,
+        engine_layers=engine_layers,
         inputs=inputs,
         outputs=outputs,
     )
 
 
-def _builder(trt: TensorRT) -> Any:
+def _serialized(trt: TensorRT, builder: Any, network: Any, config: Any, track: Track) -> bytes:
+    """The plan, with its progress shown where this TensorRT tells it."""
+    description = "building the engine"
+    if not trt.has_progress_monitor:
+        plan = announced(track, description, lambda: builder.build_serialized_network(network, config))
+    else:
+        progress = Progress(track, description)
+        config.progress_monitor = monitor(trt, progress)
+        plan = builder.build_serialized_network(network, config)
+        if progress.raised is not None:
+            raise progress.raised
+        progress.complete()
+    if plan is None:
+        raise ModelError(messages.said(trt.said))
+    return bytes(plan)
+
+
+def builder_of(trt: TensorRT) -> Any:
+    """A Builder.
+
+    Raises:
+        NotAvailable: TensorRT cannot make one here.
+    """
     try:
         return trt.module.Builder(trt.logger)
     except TypeError as error:  # what the bindings make of a factory that returned nothing
-        raise NotAvailable(f"{trt} cannot start its builder: {_said(trt)}") from error
-
-
-def _said(trt: TensorRT) -> str:
-    return messages.summary(trt.said.errors() or trt.said.warnings()) or "it gave no reason"
+        raise NotAvailable(f"{trt} cannot start its builder: {messages.said(trt.said)}") from error
 
 
 def _spec(trt: TensorRT, tensor: Any) -> TensorSpec:
     shape = tuple(None if size < 0 else int(size) for size in tensor.shape)
     return TensorSpec(tensor.name, shape, trt.numpy_type(tensor.dtype, tensor.name))
-
-
-def _batch(inputs: tuple[TensorSpec, ...], wanted: BatchRange | None) -> BatchRange:
-    """The batch range of the engine, once it is certain that the inputs allow one."""
-    for spec in inputs:
-        if None in spec.shape[1:]:
-            raise ModelError(
-                f"input {spec} has a dynamic axis that is not the first; only the batch may vary"
-            )
-    if any(None in spec.shape for spec in inputs):
-        return wanted or DEFAULT_BATCH
-    size = next((spec.shape[0] for spec in inputs if spec.shape), None) or 1
-    fixed = BatchRange(size, size, size)
-    if wanted not in (None, fixed):
-        raise ModelError(
-            f"its batch is fixed at {size}, so {wanted} cannot be had; export it with a dynamic batch"
-        )
-    return fixed
-
-
-def _configure(trt: TensorRT, config: Any, options: BuildOptions, computes_in: Precision) -> None:
-    module = trt.module
-    flags = module.BuilderFlag.__members__
-    if trt.has_tf32_flag:
-        (config.set_flag if options.tf32 else config.clear_flag)(flags["TF32"])
-    if not trt.strongly_typed and (name := _WEAK_FLAGS.get(computes_in)) is not None:
-        if name not in flags:
-            raise ModelError(f"it computes in {computes_in.value}, which {trt} does not know")
-        config.set_flag(flags[name])
-    # The inspector then tells each layer's types: the runner reads the precision back from the engine.
-    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    if options.workspace_bytes is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    if options.compute_capabilities is not None:
-        config.num_compute_capabilities = len(options.compute_capabilities)
-        for index, text in enumerate(options.compute_capabilities):
-            if not config.set_compute_capability(trt.compute_capabilities[text], index):
-                raise ModelError(f"it cannot be built for the compute capability {text}: {_said(trt)}")
-
-
-def _add_profile(builder: Any, config: Any, inputs: tuple[TensorSpec, ...], batch: BatchRange) -> None:
-    dynamic = [spec for spec in inputs if None in spec.shape]
-    if not dynamic:
-        return
-    profile = builder.create_optimization_profile()
-    for spec in dynamic:
-        sizes = (batch.minimum, batch.optimum, batch.maximum)
-        profile.set_shape(spec.name, *(spec.bind(size) for size in sizes))
-    if config.add_optimization_profile(profile) < 0:
-        raise ModelError(f"the batch range {batch} was refused")
-
-
-def _targets(options: BuildOptions, gpu: Gpu | None) -> tuple[str, ...]:
-    if gpu is not None:
-        return (".".join(map(str, gpu.compute_capability)),)
-    return options.compute_capabilities or _DEFAULT_TARGETS
-
-
-def _settings(trt: TensorRT, config: Any) -> dict[str, Any]:
-    """The settings as the builder's configuration has them, by name; sorted, so that equal builds compare."""
-    module = trt.module
-    flags = module.BuilderFlag.__members__
-    return {
-        "typing": "strong" if trt.strongly_typed else "weak",
-        "flags": sorted(name for name, flag in flags.items() if config.get_flag(flag)),
-        "profiling_verbosity": config.profiling_verbosity.name,
-        "workspace_bytes": int(config.get_memory_pool_limit(module.MemoryPoolType.WORKSPACE)),
-        "optimization_level": int(config.builder_optimization_level) if trt.has_optimization_level else None,
-    }

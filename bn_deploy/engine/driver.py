@@ -44,6 +44,26 @@ class Gpu:
         return f"{self.name} (compute capability {self.compute_capability[0]}.{self.compute_capability[1]})"
 
 
+def capability(text: str) -> tuple[int, int]:
+    """Reads a compute capability such as "8.6" or "8.0+", without regard to the plus.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    major, minor = text.removesuffix("+").split(".")
+    if not (major.isdecimal() and minor.isdecimal()):
+        raise ValueError(f"not a compute capability: {text!r}")
+    return int(major), int(minor)
+
+
+def covers(capabilities: tuple[str, ...], gpu: Gpu) -> bool:
+    """Whether one of the compute capabilities is that of `gpu`, or "8.0+" and the like include it."""
+    here = gpu.compute_capability
+    return any(
+        here >= capability(text) if text.endswith("+") else here == capability(text) for text in capabilities
+    )
+
+
 def find_gpu() -> Gpu | str:
     """The GPU, or one sentence that says why there is none."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"

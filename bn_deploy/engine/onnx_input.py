@@ -19,11 +19,14 @@ class OnnxInput:
     Attributes:
         data: its bytes.
         nodes: the nodes of its graph.
+        formats: the narrow number formats in it: "FP16" and "BF16" if a tensor has that type, "INT8" if
+            anything is quantised.
         metadata: its key-value pairs: where the network comes from.
     """
 
     data: bytes
     nodes: tuple[onnx.NodeProto, ...]
+    formats: frozenset[str]
     metadata: dict[str, str]
 
 
@@ -53,7 +56,28 @@ def read(path: Path) -> OnnxInput:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise ModelError(f"{path} is not a valid ONNX file: {reason}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return OnnxInput(data, tuple(model.graph.node), metadata)
+    return OnnxInput(data, tuple(model.graph.node), frozenset(_formats(model.graph)), metadata)
+
+
+_NARROW: dict[int, str] = {onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.BFLOAT16: "BF16"}
+
+
+def _formats(graph: onnx.GraphProto) -> Iterator[str]:
+    """The narrow formats of weights, inputs, outputs and casts, and "INT8" for each quantised tensor."""
+    for tensor in _tensors(graph):
+        if tensor.data_type in _NARROW:
+            yield _NARROW[tensor.data_type]
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _NARROW:
+            yield _NARROW[value.type.tensor_type.elem_type]
+    for node in graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            yield "INT8"
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _NARROW:
+                yield _NARROW[attribute.i]
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _formats(inner)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bn_deploy.artifact import sha256_bytes, write_json
-from bn_deploy.engine.api import TensorRT, architecture, operating_system
-from bn_deploy.engine.driver import Gpu
+from bn_deploy.engine.driver import capability
 from bn_deploy.errors import InputError
 from bn_deploy.spec import BatchRange, Precision, TensorSpec
 
-FORMAT = "bn-deploy-plan/1"
+FORMAT = "bn-deploy-plan/2"
 
-_REBUILD = "build it again with `bn-deploy build`"
+REBUILD = "build it again with `bn-deploy build`"
 
 
 def sidecar_path(plan_path: Path) -> Path:
@@ -46,8 +45,11 @@ class Sidecar:
         gpu: the GPU it was tuned on; None if it was built without one.
         settings: the builder's settings as read back from it, by name: TensorRT's enum values differ
             between versions.
-        batch: the batch sizes it accepts.
-        precision: the number format it computes in, read back from the network.
+        profiles: the batch sizes it accepts, a range for each optimisation profile.
+        precision: the number format it computes in, read back from the engine, or else from the network.
+        layers: how many layers of the parsed network compute in each format.
+        engine_layers: how many layers of the engine do, which TensorRT made of those by fusing them; None
+            where the engine was not read: without a GPU, or if it does not tell.
         inputs: what it takes.
         outputs: what it gives.
     """
@@ -64,8 +66,10 @@ class Sidecar:
     compute_capabilities: tuple[str, ...]
     gpu: str | None
     settings: Mapping[str, Any]
-    batch: BatchRange
+    profiles: tuple[BatchRange, ...]
     precision: Precision
+    layers: Mapping[Precision, int]
+    engine_layers: Mapping[Precision, int] | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -73,6 +77,21 @@ class Sidecar:
     def typed(self) -> bool:
         """Whether the builder had to keep the graph's types (else it was allowed to lower them)."""
         return self.settings.get("typing") == "strong"
+
+    @property
+    def version_compatible(self) -> bool:
+        """Whether later versions of TensorRT load it."""
+        return "VERSION_COMPATIBLE" in self.settings.get("flags", ())
+
+    @property
+    def carries_host_code(self) -> bool:
+        """Whether it holds code that runs on the host: the lean runtime of a version-compatible plan."""
+        return self.version_compatible and not self.needs_lean_runtime
+
+    @property
+    def needs_lean_runtime(self) -> bool:
+        """Whether its lean runtime was left out, and must come from elsewhere."""
+        return "EXCLUDE_LEAN_RUNTIME" in self.settings.get("flags", ())
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that `from_json` reads."""
@@ -90,8 +109,10 @@ class Sidecar:
             "compute_capabilities": list(self.compute_capabilities),
             "gpu": self.gpu,
             "settings": dict(self.settings),
-            "batch": [self.batch.minimum, self.batch.optimum, self.batch.maximum],
+            "profiles": [[batch.minimum, batch.optimum, batch.maximum] for batch in self.profiles],
             "precision": self.precision.value,
+            "layers": _census_to_json(self.layers),
+            "engine_layers": None if self.engine_layers is None else _census_to_json(self.engine_layers),
             "inputs": [_spec_to_json(spec) for spec in self.inputs],
             "outputs": [_spec_to_json(spec) for spec in self.outputs],
         }
@@ -149,52 +170,17 @@ def read_plan(plan_path: Path) -> tuple[Sidecar, bytes]:
     try:
         sidecar = Sidecar.from_json(json.loads(path.read_bytes()))
     except FileNotFoundError:
-        raise InputError(f"{plan_path} has no side-car {path.name} beside it; {_REBUILD}") from None
+        raise InputError(f"{plan_path} has no side-car {path.name} beside it; {REBUILD}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         reason = "it is not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
-        raise InputError(f"{path} is not a plan's side-car: {reason}; {_REBUILD}") from error
+        raise InputError(f"{path} is not a plan's side-car: {reason}; {REBUILD}") from error
     if (len(plan), sha256_bytes(plan)) != (sidecar.plan_bytes, sidecar.plan_sha256):
         raise InputError(
-            f"{plan_path} is not the plan that {path.name} describes (its SHA-256 differs); {_REBUILD}"
+            f"{plan_path} is not the plan that {path.name} describes (its SHA-256 differs); {REBUILD}"
         )
     return sidecar, plan
-
-
-def mismatch(sidecar: Sidecar, trt: TensorRT, gpu: Gpu) -> str | None:
-    """Why the plan cannot run here, told before TensorRT is touched; None if nothing speaks against it."""
-    pairs = (
-        (f"{sidecar.tensorrt} {sidecar.tensorrt_version}", f"{trt.name} {trt.version}"),
-        (sidecar.architecture, architecture()),
-    )
-    for built, here in pairs:
-        if built != here:
-            return f"was built for {built}, and this is {here}; {_REBUILD} here"
-    if operating_system() not in sidecar.systems:
-        return (
-            f"was built for {' or '.join(sidecar.systems)}, and this is {operating_system()}; {_REBUILD} here"
-        )
-    if not any(_covers(capability, gpu.compute_capability) for capability in sidecar.compute_capabilities):
-        built = ", ".join(sidecar.compute_capabilities)
-        return f"was built for the compute capabilities {built}, and this is {gpu}; {_REBUILD} for it"
-    return None
-
-
-def capability(text: str) -> tuple[int, int]:
-    """Reads a compute capability such as "8.6" or "8.0+", without regard to the plus.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    major, minor = text.removesuffix("+").split(".")
-    if not (major.isdecimal() and minor.isdecimal()):
-        raise ValueError(f"not a compute capability: {text!r}")
-    return int(major), int(minor)
-
-
-def _covers(text: str, wanted: tuple[int, int]) -> bool:
-    return wanted >= capability(text) if text.endswith("+") else wanted == capability(text)
 
 
 def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
@@ -248,8 +234,16 @@ def _strings(value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def _batch(value: Any) -> BatchRange:
-    return BatchRange(*(_size(item) for item in _list(value)))
+def _profiles(value: Any) -> tuple[BatchRange, ...]:
+    return tuple(BatchRange(*(_size(size) for size in _list(batch))) for batch in _list(value))
+
+
+def _census(value: Any) -> dict[Precision, int]:
+    return {Precision(name): _size(count) for name, count in _settings(value).items()}
+
+
+def _census_to_json(census: Mapping[Precision, int]) -> dict[str, int]:
+    return {precision.value: census[precision] for precision in sorted(census)}
 
 
 def _specs(value: Any) -> tuple[TensorSpec, ...]:
@@ -276,8 +270,10 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "compute_capabilities": _capabilities,
     "gpu": lambda value: None if value is None else _text(value),
     "settings": _settings,
-    "batch": _batch,
+    "profiles": _profiles,
     "precision": Precision,
+    "layers": _census,
+    "engine_layers": lambda value: None if value is None else _census(value),
     "inputs": _specs,
     "outputs": _specs,
 }

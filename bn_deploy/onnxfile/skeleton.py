@@ -1,4 +1,4 @@
-"""An ONNX model without its large weights: what onnx needs to see of it to judge it and to tell its shapes."""
+"""An ONNX model without its large weights: what onnx has to see to judge it and to tell its shapes."""
 
 from __future__ import annotations
 
@@ -107,8 +107,13 @@ def without_bfloat16(proto: onnx.ModelProto) -> bool:
         Whether it has: then float16 stands for bfloat16.
     """
     used: set[int] = set()
+
+    def noted(kind: int) -> int:
+        used.add(kind)
+        return kind
+
     for part in (proto.graph, *proto.functions):
-        _each_type(part, lambda kind: (used.add(kind), kind)[1])
+        _each_type(part, noted)
     if TensorProto.BFLOAT16 not in used or TensorProto.FLOAT16 in used:
         return False
     for part in (proto.graph, *proto.functions):
@@ -143,7 +148,9 @@ def _each_type(part: onnx.GraphProto | onnx.FunctionProto, change: Callable[[int
         _replace(tensor, "data_type", change)
 
 
-def _replace(message: onnx.TensorProto | onnx.TypeProto.Tensor, name: str, change: Callable[[int], int]) -> None:
+def _replace(
+    message: onnx.TensorProto | onnx.TypeProto.Tensor, name: str, change: Callable[[int], int]
+) -> None:
     """Replaces a type where it changes; to write a field is to say that it is there."""
     old = getattr(message, name)
     if (new := change(old)) != old:

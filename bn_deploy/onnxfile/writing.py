@@ -42,7 +42,9 @@ class Unwritten:
             ValueError: what is in it besides large weights is more than protobuf can hold.
         """
         tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
-        weights = {name: tensor for name, tensor in tensors.items() if tensor is not None and is_large(tensor)}
+        weights = {
+            name: tensor for name, tensor in tensors.items() if tensor is not None and is_large(tensor)
+        }
         return cls(skeleton(model), weights)
 
     def write(self, path: Path, *, external: bool) -> bool:

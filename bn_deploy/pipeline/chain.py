@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json, write_json
-from bn_deploy.bench.measure import MeasureOptions
+from bn_deploy.bench.options import MeasureOptions
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions
-from bn_deploy.errors import NotAvailable, RunFolderError
+from bn_deploy.errors import CheckFailed, NotAvailable, RunFolderError
 from bn_deploy.exporting.onnx_file import inspect
-from bn_deploy.pipeline.evidence import bench
+from bn_deploy.pipeline.benching import bench
 from bn_deploy.pipeline.make import build, export, read_training, train
 from bn_deploy.pipeline.verification import verify
 from bn_deploy.report.report import Report
@@ -44,13 +44,18 @@ def everything(
     train(run, dataset, recipe, model_name=model_name, norm=norm, threads=train_threads, track=track)
     announced(track, "folding and exporting", lambda: export(run, checkpoint=None, fold_bn=True))
     try:
-        announced(track, "building the engine", lambda: build(run, build_options or BuildOptions()))
+        build(run, build_options or BuildOptions(), track=track)
     except NotAvailable as error:
         missing["build"] = str(error)
         for kind in (kinds.PLAN, kinds.SIDECAR):
             run.forget(kind)  # of an earlier run: it must not be taken for this one's
     verify(run, dataset=dataset, threads=threads, track=track)
-    bench(run, measure_options or MeasureOptions(), threads=threads, dataset=dataset, track=track)
+    try:
+        bench(run, measure_options or MeasureOptions(), threads=threads, dataset=dataset, track=track)
+    except CheckFailed as error:  # the report says what failed; its speed would say nothing
+        missing["bench"] = str(error)
+        for kind in (kinds.LATENCY, kinds.LATENCY_PLOT):
+            run.forget(kind)
     report = collect(run, missing)
     write_json(run.path(kinds.REPORT), report.to_json())
     run.record(kinds.REPORT, made_from={kinds.FOLDED: run.require(kinds.FOLDED).sha256})

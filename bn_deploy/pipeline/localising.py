@@ -54,7 +54,8 @@ def localise(
     exact = of_torch(forms.trained, shown, torch.float64)
     rows: list[LayerParity] = []
     names: dict[int, dict[str, str]] = {}
-    for stage in track(parity.stages[1:], "looking into layers", len(parity.stages) - 1):
+    looked_into = [stage for stage in parity.stages[1:] if stage.stage in {known.value for known in Stage}]
+    for stage in track(looked_into, "looking into layers", len(looked_into)):
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
         own = of_torch(forms.trained, shown, kinds.get(stage.precision, torch.float32))
         network = {Stage.CONVERTED: forms.converted, Stage.NATIVE: forms.converted}.get(

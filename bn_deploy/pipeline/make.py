@@ -18,6 +18,7 @@ from bn_deploy.bench.measure import CLOCK
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions, BuildResult
 from bn_deploy.engine.build import build as build_engine
+from bn_deploy.engine.support import DryRun, dry_run
 from bn_deploy.errors import InputError
 from bn_deploy.exporting.onnx_file import OnnxFile
 from bn_deploy.exporting.onnx_file import export as export_onnx
@@ -25,9 +26,10 @@ from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.model import build as build_network
 from bn_deploy.pipeline.file import checked
 from bn_deploy.pipeline.forms import forms_of
+from bn_deploy.pipeline.precision import TypedFile, give_precision
 from bn_deploy.report.plots import plot_training
 from bn_deploy.run_folder import RunFolder
-from bn_deploy.spec import Track, silent
+from bn_deploy.spec import CALIBRATION_IMAGES, TENSORRT_10, Precision, Track, silent
 from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bn_deploy.train.loop import Training
 from bn_deploy.train.loop import train as train_network
@@ -117,29 +119,54 @@ class Exported:
         native, folded: the two files.
         report: what became of each batch norm.
         parity: how far the second file is from the first; None if not compared.
+        typed: the second file in another precision than fp32; None if not asked for.
     """
 
     native: OnnxFile
     folded: OnnxFile | None
     report: FoldReport | None
     parity: PairParity | None
+    typed: TypedFile | None = None
 
 
-def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool, check: bool = True) -> Exported:
+def export(
+    run: RunFolder,
+    *,
+    checkpoint: Path | None,
+    fold_bn: bool,
+    check: bool = True,
+    precision: Precision = Precision.FP32,
+    calibration_images: int = CALIBRATION_IMAGES,
+    target: str = TENSORRT_10,
+    data_dir: Path | None = None,
+    track: Track = silent,
+) -> Exported:
     """Writes model.onnx (as trained, in standard operators) and, with `fold_bn`, model.folded.onnx.
+
+    In a precision other than fp32, that file is also written in that precision, as
+    model.folded.PRECISION.onnx.
 
     Args:
         run: where they go.
         checkpoint: the network; None takes the run folder's own.
         fold_bn: whether to write the second file.
         check: whether to compare the second file with the first before it gets its name.
+        precision: which one, besides fp32, which is always written; it asks for `fold_bn`.
+        calibration_images: how many training images that is measured on.
+        target: which TensorRT that file is for, of spec.TARGETS.
+        data_dir: where the training images are; None takes the usual places.
+        track: follows the measurements.
 
     Raises:
+        InputError: a precision is asked for, and not `fold_bn`.
         CheckpointError, RunFolderError: the checkpoint cannot be used.
         CheckFailed: an exported graph is not what it must be, or the two files do not compute the same; that
             file is not replaced.
         Inconclusive: the two files cannot be compared; the second one is not replaced.
+        Also what `give_precision` raises; the two other files are written then.
     """
+    if precision is not Precision.FP32 and not fold_bn:
+        raise InputError(f"only the folded network is written in {precision.value}; ask for fold_bn too")
     path = run.require(kinds.CHECKPOINT).path if checkpoint is None else checkpoint
     loaded = load_checkpoint(path)
     digest = sha256_file(path)
@@ -167,8 +194,18 @@ def export(run: RunFolder, *, checkpoint: Path | None, fold_bn: bool, check: boo
             parity = checked(run.path(kinds.NATIVE), staged, "the folded network", otherwise)
     folded = replace(folded, path=run.path(kinds.FOLDED))
     facts = {"census": folded.census, "folds": forms.report.to_json()}
-    run.record(kinds.FOLDED, made_from=made_from, facts=facts)
-    return Exported(native, folded, forms.report, parity)
+    made = run.record(kinds.FOLDED, made_from=made_from, facts=facts)
+    for other in kinds.TYPED:
+        older = run.find(kinds.of_precision(kinds.FOLDED, other))
+        if older is not None and older.made_from.get(kinds.FOLDED) != made.sha256:
+            for kind in (kinds.FOLDED, kinds.PLAN, kinds.SIDECAR):
+                run.forget(kinds.of_precision(kind, other))  # they are of another network
+    typed = None
+    if precision is not Precision.FP32:
+        typed = give_precision(
+            run, precision, images=calibration_images, target=target, data_dir=data_dir, track=track
+        )
+    return Exported(native, folded, forms.report, parity, typed)
 
 
 def _metadata(checkpoint: Checkpoint, digest: str) -> dict[str, str]:
@@ -185,18 +222,34 @@ def _metadata(checkpoint: Checkpoint, digest: str) -> dict[str, str]:
     return {f"bn_deploy.{key}": value for key, value in about.items() if value}
 
 
-def build(run: RunFolder, options: BuildOptions) -> BuildResult:
-    """Builds model.plan and its side-car from model.folded.onnx.
+def try_parsing(run: RunFolder, precision: Precision) -> DryRun:
+    """Lists what TensorRT cannot import of the file that an engine of that precision would be built from.
 
     Raises:
-        RunFolderError: there is no current model.folded.onnx.
+        RunFolderError: there is no current file; the message says what makes it.
+        NotAvailable: no TensorRT here can parse.
+    """
+    return dry_run(run.require(kinds.of_precision(kinds.FOLDED, precision)).path)
+
+
+def build(run: RunFolder, options: BuildOptions, *, track: Track = silent) -> BuildResult:
+    """Builds model.plan and its side-car from model.folded.onnx, or those of a precision from its typed file.
+
+    Which precision is in the options; none means fp32.
+
+    Raises:
+        RunFolderError: there is no current file to build from; the message says what makes it.
         NotAvailable: no TensorRT here can build.
         ModelError: TensorRT refuses the network.
     """
-    source = run.require(kinds.FOLDED)
-    result = build_engine(source.path, run.path(kinds.PLAN), options=options)
-    made_from = {kinds.FOLDED: source.sha256}
+    precision = options.precision or Precision.FP32
+    model, target, beside = (
+        kinds.of_precision(kind, precision) for kind in (kinds.FOLDED, kinds.PLAN, kinds.SIDECAR)
+    )
+    source = run.require(model)
+    result = build_engine(source.path, run.path(target), options=options, track=track)
+    made_from = {model: source.sha256}
     facts = {**result.sidecar.to_json(), "warnings": list(result.warnings)}
-    plan = run.record(kinds.PLAN, made_from=made_from, facts=facts)
-    run.record(kinds.SIDECAR, made_from={**made_from, kinds.PLAN: plan.sha256})
+    plan = run.record(target, made_from=made_from, facts=facts)
+    run.record(beside, made_from={**made_from, target: plan.sha256})
     return result

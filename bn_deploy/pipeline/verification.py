@@ -18,6 +18,7 @@ from bn_deploy.errors import ModelError, NotAvailable
 from bn_deploy.pipeline.evidence import load_dataset, origin, plan, same
 from bn_deploy.pipeline.forms import Forms, forms_of
 from bn_deploy.pipeline.localising import localise as look
+from bn_deploy.pipeline.precision import typed_forms
 from bn_deploy.report.plots import plot_layers
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Stage, Track, silent
@@ -53,6 +54,8 @@ def verify(
     track: Track = silent,
 ) -> Parity:
     """Compares trained, converted, native, folded, ONNX and engine over the test set; writes parity.json.
+
+    So are the typed files and engines of other precisions in the folder, each in its class of numbers.
 
     Args:
         run: where the models are.
@@ -97,6 +100,10 @@ def verify(
             if require_engine:
                 raise
             unavailable[Stage.ENGINE.value] = str(error)
+        typed = typed_forms(run, dataset, stack, threads=threads, require_engine=require_engine)
+        running += typed.forms
+        digests |= typed.digests
+        unavailable |= typed.unavailable
         reference = in_float64(forms.trained)
         evidence = _evidence(forms, running, bound)
         files = {Stage.NATIVE: native.path, Stage.ONNX: folded.path}
@@ -105,7 +112,11 @@ def verify(
             reference,
             dataset.test.images,
             dataset.test.labels,
-            evidence=replace(evidence, trips=[*_lint(files), *_accuracy(checkpoint, reference, dataset)]),
+            evidence=replace(
+                evidence,
+                asked={**_ASKED, **typed.asked},
+                trips=[*_lint(files), *typed.trips, *_accuracy(checkpoint, reference, dataset)],
+            ),
             unavailable=unavailable,
             digests=digests,
             dataset=dataset.name,
@@ -138,7 +149,11 @@ def _evidence(forms: Forms, running: Sequence[Form], bound: str) -> Evidence:
     own = classes[Stage.TRAINED.value]
     undrawn = ""
     try:
-        draws = {numbers.name: drawn(forms.trained, numbers, shape) for numbers in {*classes.values()}}
+        draws = {
+            numbers.name: drawn(forms.trained, numbers, shape)
+            for numbers in {*classes.values()}
+            if not numbers.fixed_steps  # what is drawn is relative to each number
+        }
     except ModelError as error:
         draws, undrawn = {}, str(error)
     certifiers: dict[str, Certifier] = {}
@@ -158,6 +173,11 @@ def _evidence(forms: Forms, running: Sequence[Form], bound: str) -> Evidence:
             for stage in stages
             if stage.value in classes and stage.value not in able
         }
+    uncertified |= {
+        name: f"worst-case bounds say nothing in {numbers.name}"
+        for name, numbers in classes.items()
+        if not numbers.certifiable
+    }
     return Evidence(
         draws=draws,
         undrawn=undrawn,
@@ -165,7 +185,6 @@ def _evidence(forms: Forms, running: Sequence[Form], bound: str) -> Evidence:
         certifiers=certifiers,
         method=bound,
         uncertified=uncertified,
-        asked=_ASKED,
     )
 
 

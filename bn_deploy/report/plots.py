@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bn_deploy.artifact import atomic_path
+from bn_deploy.bench.record import LatencyRecord
+from bn_deploy.bench.rows import LatencyResult
 from bn_deploy.train.loop import Training
 from bn_deploy.verify.localise import LayerParity
 
@@ -75,5 +79,60 @@ def plot_layers(layers: Sequence[LayerParity], path: Path) -> None:
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="x-small", ncols=3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+
+
+def plot_latency(record: LatencyRecord, path: Path) -> None:
+    """Draws every sample of a measurement, and what a larger batch costs and brings.
+
+    Left, the share of calls that are at most so long, at the smallest batch size: a line for each candidate,
+    the tail included. Where there are several batch sizes, also the median at each, and images per second
+    against the latency that they cost; up and to the left is better.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows: dict[str, list[LatencyResult]] = {}
+    scope = record.results[0].scope
+    for row in record.results:
+        if row.scope == scope and not row.again:
+            rows.setdefault(row.name, []).append(row)
+    several = len({row.batch for row in record.results}) > 1
+    figure = Figure(figsize=(15 if several else 6, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3 if several else 1, squeeze=False)[0]
+    smallest = min(row.batch for row in record.results)
+    backends = list(dict.fromkeys(row.backend for row in record.results))
+    models = list(dict.fromkeys(row.model for row in record.results))
+    for name, own in rows.items():
+        style = {
+            "color": f"C{models.index(own[0].model) % 10}",
+            "linestyle": ("-", "--", ":", "-.")[backends.index(own[0].backend) % 4],
+            "label": name,
+        }
+        for row in own:
+            if row.batch == smallest:
+                shares = np.arange(1, len(row.ascending_s) + 1) / len(row.ascending_s)
+                panels[0].step(row.ascending_s * 1e3, shares, where="post", **style)
+        if several:
+            medians_ms = [float(np.median(row.ascending_s)) * 1e3 for row in own]
+            panels[1].plot([row.batch for row in own], medians_ms, marker=".", **style)
+            panels[2].plot(medians_ms, [row.throughput_per_s for row in own], marker=".", **style)
+    scales = {"xscale": "log", "yscale": "log"}
+    panels[0].set(
+        xscale="log", xlabel="ms a call", ylabel="share of calls", title=f"every call, batch {smallest}"
+    )
+    if several:
+        panels[1].set(**scales, xlabel="batch", ylabel="median, ms a call", title="what a larger batch costs")
+        panels[2].set(**scales, xlabel="median, ms a call", ylabel="rows / s", title="what it brings")
+    for panel in panels:
+        panel.grid(visible=True, which="both", alpha=0.2)
+    figure.suptitle(f"{scope}, {record.options.scenario}, {record.options.regime}, {record.dataset}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bn_deploy.bench.record import LatencyRecord
-from bn_deploy.bench.stats import LatencyResult
+from bn_deploy.report.latency_json import latency_rows
 from bn_deploy.verify.parity import Parity
 from bn_deploy.version import version
 
@@ -64,26 +64,3 @@ class Report:
             "unavailable": dict(self.unavailable),
             "digests": dict(self.digests),
         }
-
-
-def latency_rows(record: LatencyRecord) -> list[dict[str, Any]]:
-    """The derived figures of each row of a measurement, in seconds."""
-    return [_row(result) for result in record.results]
-
-
-def _row(result: LatencyResult) -> dict[str, Any]:
-    return {
-        "backend": result.backend,
-        "model": result.model,
-        "provider": result.provider,
-        "device": result.device,
-        "precision": result.precision.value,
-        "threads": result.threads,
-        "batch": result.batch,
-        "scope": result.scope,
-        "p50_s": result.p50_s,
-        "p90_s": result.p90_s,
-        "p99_s": result.p99_s,
-        "throughput_per_s": result.throughput_per_s,
-        "samples": len(result.samples_s),
-    }

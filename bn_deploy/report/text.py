@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bn_deploy.bench.record import LatencyRecord
-from bn_deploy.bench.stats import LatencyResult
 from bn_deploy.exporting.onnx_file import OnnxFile
 from bn_deploy.folding.outcome import FoldReport
-from bn_deploy.report.layout import counted, milliseconds, table, wrapped
+from bn_deploy.report.engine import engine_text
+from bn_deploy.report.latency import latency_grid
+from bn_deploy.report.layout import counted, table, wrapped
 from bn_deploy.report.report import Report
 from bn_deploy.report.verification import parity_text
 from bn_deploy.train.loop import Training
@@ -38,36 +38,6 @@ test accuracy with statistics re-estimated    {training.test_accuracy:.4f}  ({ga
 over {training.statistics_images:,} training images)"""
 
 
-def latency_text(record: LatencyRecord, unavailable: Mapping[str, str]) -> str:
-    """Every row of a measurement, and what could not be measured."""
-    rows = [
-        (
-            f"{r.backend} {r.model}",
-            _how(r),
-            str(r.batch),
-            milliseconds(r.p50_s),
-            milliseconds(r.p90_s),
-            milliseconds(r.p99_s),
-            f"{r.throughput_per_s:,.0f}",
-            f"{len(r.samples_s):,}",
-        )
-        for r in record.results
-    ]
-    columns = ["backend, model", "what is timed", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
-    return "\n".join(
-        [
-            table(columns, rows, left=2),
-            "images/s is the batch divided by p50",
-            *(wrapped(f"{name}: not measured: {reason}") for name, reason in unavailable.items()),
-        ]
-    )
-
-
-def _how(result: LatencyResult) -> str:
-    threads = [counted(result.threads, "thread")] if result.threads else []
-    return ", ".join([result.scope, result.precision.value, result.device, *threads])
-
-
 def export_text(native: OnnxFile, folded: OnnxFile | None, folds: FoldReport | None) -> str:
     """What an export wrote, and the outcome of each batch norm."""
     files = [file for file in (native, folded) if file is not None]
@@ -86,6 +56,10 @@ def doctor_text(findings: Mapping[str, Any]) -> str:
         *((name, str(version or "not installed")) for name, version in env["versions"].items()),
         ("providers", ", ".join(findings["onnxruntime_providers"]) or "none"),
         ("TensorRT", findings["tensorrt"]),
+        *(
+            (f"  {name.replace('_', ' ')}", reason or "yes")
+            for name, reason in findings["tensorrt_offers"].items()
+        ),
         ("GPU", findings["gpu"]),
         *((f"backend {name}", reason or "ready") for name, reason in findings["backends"].items()),
     ]
@@ -113,7 +87,7 @@ def report_text(report: Report) -> str:
         parts += ["", parity_text(report.parity)]
     parts += ["", _fold_text(report), "", _engine_line(report)]
     if report.latency:
-        parts += ["", _latency_grid(report.latency)]
+        parts += ["", latency_grid(report.latency)]
     missing = {name: reason for name, reason in report.unavailable.items() if name != "build"}
     parts += [wrapped(f"{name}: not measured: {reason}") for name, reason in missing.items()]
     return "\n".join(parts)
@@ -138,54 +112,6 @@ def _engine_line(report: Report) -> str:
     if report.engine is None:
         return wrapped(f"engine: not built: {report.unavailable.get('build', 'run `bn-deploy build`')}")
     return engine_text(report.engine, report.engine["file"])
-
-
-def engine_text(facts: Mapping[str, Any], name: str) -> str:
-    """What matters of a plan, from its side-car."""
-    batch = ":".join(str(size) for size in facts["batch"])
-    tf32 = " (TF32 allowed)" if "TF32" in facts["settings"].get("flags", ()) else ""
-    return wrapped(
-        f"engine {name}: {facts['plan_bytes'] / 1e3:,.1f} kB, {facts['precision']}{tf32}, "
-        f"{facts['tensorrt']} {facts['tensorrt_version']}, batch {batch}, for GPUs of compute capability "
-        f"{', '.join(facts['compute_capabilities'])}"
-    )
-
-
-def _latency_grid(record: LatencyRecord) -> str:
-    """Median latency, a row per backend and model, a column per batch size; throughput at the largest."""
-    batches = sorted({r.batch for r in record.results})
-    by_row: dict[tuple[str, str], dict[int, LatencyResult]] = {}
-    for result in record.results:
-        by_row.setdefault((f"{result.backend} {result.model}", result.scope), {})[result.batch] = result
-    rows = [
-        (
-            *key,
-            *(milliseconds(cells[b].p50_s if b in cells else None) for b in batches),
-            f"{cells[batches[-1]].throughput_per_s:,.0f}" if batches[-1] in cells else "n/a",
-        )
-        for key, cells in by_row.items()
-    ]
-    columns = ["median latency", "scope", *(f"batch {b}, ms" for b in batches), f"images/s at {batches[-1]}"]
-    return f"{table(columns, rows, left=2)}\n{_measured_on(record)}"
-
-
-def _measured_on(record: LatencyRecord) -> str:
-    """The machine and its load, in words; times from a machine that was busy with something else say so."""
-    env = record.environment
-    threads = sorted({counted(r.threads, "thread") for r in record.results if r.threads})
-    load, cores = env["load_average"], env["usable_cores"]
-    versions = (f"{name} {v}" for name, v in env["versions"].items() if v and name != "bn-deploy")
-    busy = " (BUSY: expect slower and noisier times than this machine can do)" if _busy(load, cores) else ""
-    return wrapped(
-        f"on {env['cpu_model']}, {counted(cores, 'core') if cores else 'unknown cores'}, "
-        f"{' and '.join(threads) or 'GPU'} a backend, load average "
-        f"{f'{load[0]:.1f}' if load else 'unknown'}{busy}; {', '.join(versions)}"
-    )
-
-
-def _busy(load: Sequence[float] | None, cores: int | None) -> bool:
-    """Whether more wanted to run than there are cores, in the minute before."""
-    return bool(load and cores and load[0] > cores)
 
 
 def _vector(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ import math
 
 from bn_deploy.report.layout import table, wrapped
 from bn_deploy.spec import Stage
+from bn_deploy.verify.evidence import EMULATED
 from bn_deploy.verify.parity import Parity, StageParity
 
 _SHOWN = 3
@@ -30,12 +31,22 @@ def parity_text(parity: Parity) -> str:
     columns = ["form", "runs on", "accuracy", "max", "rms", "proven", "flipped", "verdict"]
     lines = [
         table(columns, rows, left=2),
+        *_emulated(parity),
         "max and rms: of the difference of a logit to float64; proven and flipped: labels",
         *(wrapped(f"{stage}: not run: {reason}") for stage, reason in parity.unavailable.items()),
         "",
     ]
     lines += _holds(parity) if parity.failed is None else _fails(parity)
     return "\n".join([*lines, *_labels(parity), *_layers(parity)])
+
+
+def _emulated(parity: Parity) -> list[str]:
+    """What forms without kernels of their own numbers on this machine are run as."""
+    if not any(stage.provider.endswith(EMULATED) for stage in parity.stages):
+        return []
+    return [
+        wrapped("emulated: in float32, each result rounded once to the form's own numbers; no engine was run")
+    ]
 
 
 def _holds(parity: Parity) -> list[str]:

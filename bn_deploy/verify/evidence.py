@@ -10,6 +10,9 @@ from bn_deploy.spec import Stage
 from bn_deploy.verify.certificate import Certifier
 from bn_deploy.verify.tripwires import Asked, Trip
 
+EMULATED = ", emulated"
+"""What the provider of a form ends with that runs in float32 and rounds each result to its own numbers."""
+
 Reference = Callable[[Array], Array]
 """Images (n, ...) -> logits (n, classes)."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bn_deploy.errors import InputError
-from bn_deploy.spec import Stage
+from bn_deploy.spec import ancestors
 from bn_deploy.verify.certificate import Certificate
 from bn_deploy.verify.flips import Budget
 from bn_deploy.verify.localise import LayerParity, first_off
@@ -259,9 +259,6 @@ class Parity:
 
 def chain(names: list[str]) -> Iterator[tuple[str, str]]:
     """The steps between forms: each with the nearest one that is there of those that it was made from."""
-    known = {stage.value for stage in Stage}
     for index, name in enumerate(names[1:], 1):
-        before = Stage(name).parent if name in known else None
-        while before is not None and before.value not in names[:index]:
-            before = before.parent
-        yield (names[index - 1] if before is None else before.value, name)
+        near = (before for before in ancestors(name) if before in names[:index])
+        yield (next(near, names[index - 1]), name)

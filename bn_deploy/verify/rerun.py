@@ -6,6 +6,7 @@ Each function returns what takes images (n, ...) as they are fed to the network 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ def in_class(network: nn.Module, numbers: NumberClass, shape: tuple[int, ...]) -
     """The network in another class of numbers, on the CPU.
 
     TF32 is float32 whose products take operands cut to 11 bits, as NVIDIA's tensor cores do (PTX ISA, mma:
-    the lower 13 bits of a .tf32 operand are ignored).
+    the lower 13 bits of a .tf32 operand are ignored). int8 is float32 whose products take operands of 255
+    levels: of the largest magnitude in the batch for activations, in each output channel for weights.
 
     Args:
         network: in float32.
@@ -40,10 +42,10 @@ def in_class(network: nn.Module, numbers: NumberClass, shape: tuple[int, ...]) -
         shape: of one image.
 
     Raises:
-        ModelError: TF32 is asked for and the network cannot be followed.
+        ModelError: TF32 or int8 is asked for and the network cannot be followed.
     """
-    if numbers.name == "tf32":
-        return _Cut(network, shape)
+    if numbers.name == "tf32" or numbers.fixed_steps:
+        return _Cut(network, shape, _stepped if numbers.fixed_steps else _cut)
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     return _eager(network, kinds[numbers.name])
 
@@ -87,10 +89,18 @@ class _Drawn:
 
 
 class _Cut:
-    """A network whose products take operands of 11 significant bits."""
+    """A network whose products take coarser operands.
 
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
-        self._program = capture(_frozen(network, torch.float32), shape)
+    Args:
+        network: in float32.
+        shape: of one image.
+        cut: makes one operand coarser; the axis is that of the output channels, None for activations.
+    """
+
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, ...], cut: Callable[[object, int | None], object]
+    ) -> None:
+        self._program, self._cut = capture(_frozen(network, torch.float32), shape), cut
 
     def __call__(self, images: Array) -> Array:
         program = self._program
@@ -100,12 +110,29 @@ class _Cut:
             for step in program.steps:
                 args, kwargs = step.bind(values, len(images))
                 if step.op in PRODUCTS:
-                    args = tuple(_cut(a) if i in PRODUCTS[step.op] else a for i, a in enumerate(args))
+                    axes = dict(zip(PRODUCTS[step.op], (None, _channels(step.op, args)), strict=True))
+                    args = tuple(self._cut(a, axes[i]) if i in axes else a for i, a in enumerate(args))
                 values.update(zip(step.results, step.run(args, kwargs), strict=True))
         return np.asarray(values[program.result].double().numpy())
 
 
-def _cut(value: object) -> object:
+def _channels(op: str, args: tuple[object, ...]) -> int | None:
+    """The axis of a product's second operand that its output channels lie on; None if that is no weight."""
+    if op == "convolution":
+        return int(bool(args[6]))  # whether it is transposed
+    return None if op == "bmm" else 1
+
+
+def _stepped(value: object, axis: int | None) -> object:
+    """Numbers on 127 equal steps to each side of zero."""
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        return value
+    rest = [other for other in range(value.dim()) if other != axis]
+    step = value.abs().amax(dim=rest, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return (value / step).round_() * step
+
+
+def _cut(value: object, _: int | None) -> object:
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         return value
     return (value.contiguous().view(torch.int32) & _TF32_MASK).view(torch.float32)

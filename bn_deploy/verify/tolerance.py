@@ -22,6 +22,7 @@ class NumberClass:
         factor: how many times farther from float64 than the unfolded network in the same class a form may be.
         certifiable: whether worst-case bounds say anything: with u = 2^-11 they exceed every margin.
         wide_sums: whether sums of products are kept in float32 and rounded once.
+        fixed_steps: whether the unit is relative to a tensor's largest number and not to each number.
     """
 
     name: str
@@ -29,6 +30,7 @@ class NumberClass:
     factor: float
     certifiable: bool
     wide_sums: bool
+    fixed_steps: bool = False
 
 
 CLASSES: tuple[NumberClass, ...] = (
@@ -38,10 +40,14 @@ CLASSES: tuple[NumberClass, ...] = (
     ),  # float32 sums of products of 11-bit numbers
     NumberClass("fp16", 2.0**-11, 3.0, certifiable=False, wide_sums=True),
     NumberClass("bf16", 2.0**-8, 3.0, certifiable=False, wide_sums=True),
+    NumberClass("int8", 1 / 254, 3.0, certifiable=False, wide_sums=True, fixed_steps=True),
+    NumberClass("int8+fp16", 1 / 254, 3.0, certifiable=False, wide_sums=True, fixed_steps=True),
 )
-"""Units: IEEE 754-2019 for fp16 and fp32, 11 significant bits for TF32, 8 for bfloat16. Factors: PyTorch's
-compiler tests accept 2 for float32 and 3 for half types (torch/_dynamo/utils.py, `same`), with an absolute
-tolerance on top that is left out here."""
+"""Units: IEEE 754-2019 for fp16 and fp32, 11 significant bits for TF32, 8 for bfloat16; int8 has 127 steps
+on each side of zero, and rounding to nearest takes half of one. What fp16 adds to int8 is 8 times smaller, so
+both are measured alike: by the unfolded network with the operands of every product in int8. Factors:
+PyTorch's compiler tests accept 2 for float32 and 3 for half types (torch/_dynamo/utils.py, `same`), with an
+absolute tolerance on top that is left out here; int8 takes that of the half types, for want of a source."""
 
 
 def number_class(name: str) -> NumberClass:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from bn_deploy.backends.device_memory import Buffer
 from bn_deploy.engine.api import TensorRT
+from bn_deploy.errors import NotAvailable
 from tests.engine.fake_trt import NAMES, limited
 
 VERSION = "8.5.3.1"  # the oldest: a runner that needs no more runs with all
@@ -39,9 +41,33 @@ class Engine:
     unknown: list[str] = field(default_factory=list)
     output_size: int = 2
     runtime_error: str = ""
+    profiles: tuple[tuple[int, int, int], ...] = ((2, 4, 8),)
+    most_contexts: int = 99
+    capturable: bool = True
+    profiles_set: list[int] = field(default_factory=list)
+    host_code_allowed: bool | None = None
+    lean_runtime: str = ""
+    contexts: int = 0
     runs_on: list[int] = field(default_factory=list)
     shapes_set: list[tuple[int, ...]] = field(default_factory=list)
     context: Any = None
+
+
+class HostGraph:
+    """Graph on the host: starts the recorded work again, which costs no enqueue of TensorRT's."""
+
+    def __init__(self, start: Callable[[], bool]) -> None:
+        self.start = start
+        self.launches = 0
+        self.closed = False
+
+    def launch(self) -> None:
+        assert not self.closed
+        self.launches += 1
+        self.start()
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class HostMemory:
@@ -49,43 +75,51 @@ class HostMemory:
 
     stream = 77
 
-    def __init__(self) -> None:
+    def __init__(self, refuses_graphs: str = "") -> None:
         self.sizes: list[int] = []
         self.did: list[str] = []
         self.closed = False
-        self._live: dict[int, NDArray[np.uint8]] = {}
+        self.graphs: list[HostGraph] = []
+        self.live: dict[int, NDArray[np.uint8]] = {}
+        self._refuses = refuses_graphs
 
     def allocate(self, nbytes: int) -> Buffer:
         device = np.zeros(nbytes, np.uint8)
         self.sizes.append(nbytes)
-        self._live[device.ctypes.data] = device
+        self.live[device.ctypes.data] = device
         return Buffer(device.ctypes.data, np.zeros(nbytes, np.uint8), device)
 
     def free(self, buffer: Buffer) -> None:
-        del self._live[buffer.ptr]
+        del self.live[buffer.ptr]
 
-    def copy_from_host(self, buffer: Buffer, array: NDArray[Any]) -> None:
+    def copy_to_device(self, buffer: Buffer) -> None:
         self.did.append("copy in")
-        data = np.frombuffer(array.tobytes(), np.uint8)
-        self._live[buffer.ptr][: data.size] = data
+        self.live[buffer.ptr][:] = buffer.staging
 
-    def copy_to_host(self, buffer: Buffer, array: NDArray[Any]) -> None:
-        array[...] = self._live[buffer.ptr][: array.nbytes].view(array.dtype).reshape(array.shape)
+    def copy_to_host(self, buffer: Buffer) -> None:
+        self.did.append("copy out")
+        buffer.staging[:] = self.live[buffer.ptr]
 
     def synchronize(self) -> None:
         assert not self.closed
         self.did.append("wait")
+
+    def record(self, start: Callable[[], bool]) -> HostGraph:
+        if self._refuses:
+            raise NotAvailable(self._refuses)
+        self.graphs.append(HostGraph(start))
+        return self.graphs[-1]
 
     def close(self) -> None:
         assert not self.closed
         self.closed = True
 
 
-def make(answers: Engine) -> TensorRT:
-    """A TensorRT 8.5 that can only run, and runs `answers`."""
-    names = NAMES[VERSION]
+def make(answers: Engine, version: str = VERSION) -> TensorRT:
+    """A TensorRT that can only run, and runs `answers`."""
+    names = NAMES[version]
     members = {name: IntEnum(name, value) for name, value in names.items() if isinstance(value, dict)}
-    module = SimpleNamespace(__version__=VERSION, **members)
+    module = SimpleNamespace(__version__=version, **members)
     wide = {"image": 3, "logits": answers.output_size}
 
     class ILogger:
@@ -112,6 +146,13 @@ def make(answers: Engine) -> TensorRT:
         def infer_shapes(self) -> list[str]:
             return answers.unknown
 
+        def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+            answers.profiles_set.append(profile_index)
+            return stream_handle == HostMemory.stream
+
+        def is_stream_capturable(self, stream: int) -> bool:
+            return answers.capturable
+
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return (self._rows, wide[name])
 
@@ -133,6 +174,7 @@ def make(answers: Engine) -> TensorRT:
 
     class ICudaEngine:
         num_io_tensors = 2
+        num_optimization_profiles = len(answers.profiles)
 
         def get_tensor_name(self, index: int) -> str:
             return ("image", "logits")[index]
@@ -150,24 +192,33 @@ def make(answers: Engine) -> TensorRT:
             return module.DataType[answers.dtype]
 
         def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-            assert (name, profile_index) == ("image", 0)
-            return [(2, 3), (4, 3), (8, 3)]
+            assert name == "image"
+            return [(size, 3) for size in answers.profiles[profile_index]]
 
         def create_engine_inspector(self) -> Any:
             return module.EngineInspector()
 
         def create_execution_context(self) -> Any:
-            answers.context = module.IExecutionContext() if answers.prepares else None
+            answers.contexts += 1
+            fine = answers.prepares and answers.contexts <= answers.most_contexts
+            answers.context = module.IExecutionContext() if fine else None
             return answers.context
 
     class Runtime:
+        engine_host_code_allowed = False
+
         def __init__(self, logger: Any) -> None:
             if answers.runtime_error:
                 logger.log(SimpleNamespace(name="ERROR"), answers.runtime_error)
             self._logger = logger
 
+        def load_runtime(self, path: str) -> Any:
+            answers.lean_runtime = path
+            return None if "broken" in path else self
+
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
             assert plan == b"a plan"
+            answers.host_code_allowed = getattr(self, "engine_host_code_allowed", None)
             if answers.loads:
                 return module.ICudaEngine()
             self._logger.log(

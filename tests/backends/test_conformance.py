@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from bn_deploy.backends import BACKENDS, Backend, backend
-from bn_deploy.backends.base import Array, Runner, check_feeds, infer
+from bn_deploy.backends.base import Array, Runner, check_feeds, facts, infer
 from bn_deploy.backends.onnxrt import OrtRunner
 from bn_deploy.backends.pytorch import TorchNetwork, TorchRunner
 from bn_deploy.engine.build import build
@@ -27,13 +28,44 @@ from bn_deploy.spec import Precision, Stage, TensorSpec
 from tests.engine.models import cnn, save
 from tests.lenets import bounded, float64, form, garments, one_thread, onnx_bytes  # noqa: F401 - a fixture
 
-SAYS_OF_ITSELF = {"torch": ("cpu", "eager"), "ort": ("cpu", "CPUExecutionProvider")}
+SAYS_OF_ITSELF = {
+    "torch": ("cpu", "eager"),
+    "torch-compile": ("cpu", "inductor"),
+    "aoti": ("cpu", "inductor"),
+    "ort": ("cpu", "CPUExecutionProvider"),
+    "openvino": ("cpu", "CPU"),
+}
+
+
+@cache
+def tiny() -> nn.Module:
+    """What compilers get: they take as long for a layer as others for a network."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return nn.Sequential(
+            nn.Conv2d(1, 2, 5, stride=8), nn.Sigmoid(), nn.Flatten(), nn.Linear(18, 10)
+        ).eval()
+
+
+def network(row: Backend) -> nn.Module:
+    return tiny() if row.compiles and row.source == "network" else form(Stage.FOLDED)
+
+
+@cache
+def compiled(row: Backend) -> Runner:
+    """The one runner of each compiler, which tests enter and leave by turns."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Torch's folder of compiled headers, which anybody could have made: it must not be asked.
+        patch.setattr("torch._inductor.codecache._HEADER_DIR", str(Path(__file__) / "headers"))
+        return row.open(bounded(tiny()), threads=1)
 
 
 def opened(row: Backend, folder: Path, threads: int = 1) -> Runner:
-    """A runner of the folded LeNet, or a skip with the reason."""
+    """A runner of `network(row)`, or a skip with the reason."""
     if (reason := row.why_not()) is not None:
         pytest.skip(f"{row.name}: {reason}")
+    if row.compiles and row.source == "network":
+        return compiled(row)
     if row.source == "network":
         return row.open(bounded(form(Stage.FOLDED)), threads=threads)
     path = folder / "model.onnx"
@@ -58,18 +90,18 @@ def images(count: int, first: int = 0) -> Array:
     return part
 
 
-def close(got: Array, batch: Array) -> bool:
+def close(got: Array, batch: Array, of: nn.Module | None = None) -> bool:
     """Within float32's rounding: five layers of sums over at most 256 terms of the order of the logits."""
-    wanted = float64(form(Stage.FOLDED))(batch)
+    wanted = float64(form(Stage.FOLDED) if of is None else of)(batch)
     bound = 256 * np.finfo(np.float32).eps * np.abs(wanted).max()
     return got.shape == wanted.shape and bool(np.all(np.abs(got - wanted) <= bound))
 
 
 @every_backend
-def test_it_computes_the_network_at_any_batch_size_in_any_order(runner: Runner) -> None:
+def test_it_computes_the_network_at_any_batch_size_in_any_order(row: Backend, runner: Runner) -> None:
     for count, first in ((3, 0), (1, 5), (7, 9), (3, 20), (200, 0), (1, 0)):
         batch = images(count, first)
-        assert close(infer(runner, {"image": batch})["logits"], batch), count
+        assert close(infer(runner, {"image": batch})["logits"], batch, network(row)), count
 
 
 @every_backend
@@ -96,14 +128,14 @@ def test_what_was_fetched_belongs_to_the_caller(runner: Runner) -> None:
 
 
 @every_backend
-def test_it_may_be_enqueued_again_and_again(runner: Runner) -> None:
+def test_it_may_be_enqueued_again_and_again(row: Backend, runner: Runner) -> None:
     batch = images(2)
     runner.load({"image": batch})
     for _ in range(3):
         runner.enqueue()
     runner.synchronize()
     first = runner.fetch()["logits"]
-    assert close(first, batch)
+    assert close(first, batch, network(row))
     runner.enqueue()
     runner.synchronize()
     runner.synchronize()
@@ -145,13 +177,15 @@ def test_a_runner_that_was_left_does_unavailable(row: Backend, tmp_path: Path) -
     ],
     ids=["fortran", "every other", "backwards", "part of rows", "broadcast", "read-only"],
 )
-def test_the_arrays_may_lie_in_memory_as_they_like(runner: Runner, lay: Callable[[Array], Array]) -> None:
+def test_the_arrays_may_lie_in_memory_as_they_like(
+    row: Backend, runner: Runner, lay: Callable[[Array], Array]
+) -> None:
     array = lay(images(3))
-    assert close(infer(runner, {"image": array})["logits"], np.ascontiguousarray(array))
+    assert close(infer(runner, {"image": array})["logits"], np.ascontiguousarray(array), network(row))
 
 
 @every_backend
-def test_the_caller_may_drop_its_array_after_loading_it(runner: Runner) -> None:
+def test_the_caller_may_drop_its_array_after_loading_it(row: Backend, runner: Runner) -> None:
     batch = images(64)
     wanted = batch.copy()
     runner.load({"image": batch})
@@ -161,7 +195,7 @@ def test_the_caller_may_drop_its_array_after_loading_it(runner: Runner) -> None:
         np.full((64, 1, 28, 28), np.nan, np.float32)
     runner.enqueue()
     runner.synchronize()
-    assert close(runner.fetch()["logits"], wanted)
+    assert close(runner.fetch()["logits"], wanted, network(row))
 
 
 @every_backend
@@ -209,7 +243,7 @@ def test_inputs_whose_batches_differ_are_refused() -> None:
 # The table
 
 
-@pytest.mark.parametrize("row", [p for p in ROWS if p.id != "torch"])
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in BACKENDS if r.source != "network"])
 @pytest.mark.parametrize("content", [b"", b"no model at all", None], ids=["empty", "text", "missing"])
 def test_a_file_that_is_no_model_is_refused_in_one_line(
     row: Backend, tmp_path: Path, content: bytes | None
@@ -245,7 +279,7 @@ def test_an_onnx_runtime_that_does_not_load_says_why(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^unknown backend 'tvm'; there are torch, ort, trt$"):
+    with pytest.raises(InputError, match=r"^unknown backend 'tvm'; there are torch, .*, trt$"):
         backend("tvm")
 
 
@@ -260,6 +294,24 @@ def test_the_torch_runner_puts_the_number_of_threads_back(fails: bool) -> None:
     with suppress(ZeroDivisionError), runner:
         assert torch.get_num_threads() == before + 2
         assert 1 / (not fails)
+    assert torch.get_num_threads() == before
+
+
+def test_torch_runners_with_different_threads_may_be_open_together() -> None:
+    used: list[int] = []
+
+    class Notes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            used.append(torch.get_num_threads())
+            return x
+
+    before = torch.get_num_threads()
+    network = TorchNetwork(Notes().eval(), (X,), (Y,))
+    with TorchRunner(network, threads=2) as two, TorchRunner(network, threads=3) as three:
+        for runner in (two, three, two):
+            infer(runner, {"x": np.ones((1, 2), np.float32)})
+        assert (facts(two).threads, facts(three).threads) == (2, 3)
+    assert used == [2, 3, 2]
     assert torch.get_num_threads() == before
 
 

@@ -7,43 +7,41 @@ from typing import Any
 
 import pytest
 
-from bn_deploy.bench.measure import MeasureOptions
 from bn_deploy.bench.record import FORMAT, LatencyRecord
+from bn_deploy.bench.replicate import Memory
 from bn_deploy.errors import InputError
-from tests.bench.test_stats import milliseconds, result
-
-DIGEST = "0123456789abcdef" * 4
-
-
-def record(**changes: Any) -> LatencyRecord:
-    values: dict[str, Any] = {
-        "environment": {"python": "3.11.7", "cpu_model": None, "versions": {"numpy": "2.0"}},
-        "options": MeasureOptions(),
-        "artifacts": {"onnx.folded": DIGEST},
-        "dataset": "fashion-mnist",
-        "results": (result(milliseconds(700)), result(batch=64)),
-    }
-    return LatencyRecord(**{**values, **changes})
+from tests.bench.make import DIGEST, record, result, run
 
 
 def test_a_file_gives_back_the_whole_record(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    record().write(path)
-    assert LatencyRecord.read(path) == record()
-    assert json.loads(path.read_text())["format"] == FORMAT == "bn-deploy-latency/1"
+    whole = record(
+        parity={"ort folded": "parity.json"},
+        overhead_s=1e-7,
+        conditions={"steal_s": 0.5},
+        memory=(Memory("ort folded", 1, None, 3),),
+        choices={"ort": {"threads": 1}},
+        interrupted=True,
+    )
+    whole.write(path)
+    assert LatencyRecord.read(path) == whole
+    assert json.loads(path.read_text())["format"] == FORMAT == "bn-deploy-latency/2"
 
 
 def test_the_file_spends_no_line_per_sample(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    record().write(path)
+    record(results=(result([run([29_811] * 700)]),)).write(path)
     assert path.read_text().count("\n") == 1
-    assert path.stat().st_size < 700 * 8 + 1500
+    assert path.stat().st_size < 700 * 6 + 1500
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda row: row.update(format="bn-deploy-latency/2"), "has the format 'bn-deploy-latency/2'"),
+        (
+            lambda row: row.update(format="bn-deploy-latency/1"),
+            "has the format 'bn-deploy-latency/1'.*run `bn-deploy bench` again",
+        ),
         (lambda row: row.update(format=1), "has the format 1"),
         (lambda row: row.pop("format"), "the latency record lacks format"),
         (lambda row: row.pop("environment"), "lacks environment"),
@@ -59,7 +57,9 @@ def test_the_file_spends_no_line_per_sample(tmp_path: Path) -> None:
         (lambda row: row.update(results=[]), "at least one result"),
         (lambda row: row["results"].append(3), "result 2 must be an object, not an integer"),
         (lambda row: row["results"][1].pop("batch"), "result 1 lacks batch"),
-        (lambda row: row["results"][1]["samples_s"].append(-1.0), "result 1: .* sample 3 is -1.0 s"),
+        (lambda row: row["results"][1]["runs"][0].update(samples_ns=[-1]), "result 1: run 0: .*-1 ns"),
+        (lambda row: row.update(memory=[{"name": "a"}]), "memory 0 lacks"),
+        (lambda row: row.update(overhead_s=None), "overhead_s must be a decimal number"),
     ],
 )
 def test_reading_refuses_and_names_the_file(

@@ -31,5 +31,5 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, small_set: Dataset) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "load", lambda **_: small_set)
         arguments = ["run", "--dataset", "synthetic", "--epochs", "2", "--batch", "64", "--run", str(folder)]
-        assert main([*arguments, "--bench-batch", "1,8", "--budget", "0.01"]) == 0
+        assert main([*arguments, "--bench-batch", "1,8", "--budget", "0.01", "--processes", "1"]) == 0
     return folder

@@ -62,3 +62,35 @@ def test_no_check_writes_it_unchecked(
 def test_what_is_not_folded_is_not_called_unchecked(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--run", str(copy)]) == 0
     assert "checked" not in capsys.readouterr().out
+
+
+def test_a_precision_is_written_beside_the_fp32_file_and_explained(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["export", "--fold-bn", "--run", str(copy), "--precision", "int8", "--calibration-images", "40"]
+    assert main(wanted) == 0
+    said = capsys.readouterr().out
+    assert f"{copy / 'model.folded.int8.onnx'}: int8\n" in said
+    assert "\nint8 " in said
+    assert "100.0%" in said
+    assert "from 40 training images" in said
+    assert main([*wanted, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)["typed"]
+    assert value["path"] == str(copy / "model.folded.int8.onnx")
+    assert value["dtypes"]["precision"] == "int8"
+    assert value["calibration"]["images"] == 40
+
+
+def test_a_precision_needs_the_folded_network(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--run", str(copy), "--precision", "fp16"]) == 2
+    assert "give --fold-bn too" in capsys.readouterr().err
+
+
+def test_more_calibration_images_than_there_are_is_one_line(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--precision", "fp16", "--calibration-images", "1000000"]
+    assert main(["export", "--fold-bn", "--run", str(copy), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "calibrating on 1,000,000 is not possible" in said
+    assert said.count("\n") == 1

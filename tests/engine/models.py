@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,6 +43,46 @@ def cnn(
     )
     imports = [helper.make_opsetid("", 18), helper.make_opsetid("unheard.of", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=9)
+
+
+def quantized(*, half: bool = False, zero_point: int = 0) -> onnx.ModelProto:
+    """One convolution between QuantizeLinear and DequantizeLinear, in int8; the rest in float16 if `half`."""
+    rng = np.random.default_rng(7)
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["image", "sx", "zx"], ["xq"], "qx"),
+        node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"], "dx"),
+        node("DequantizeLinear", ["wq", "sw", "zw"], ["wd"], "dw", axis=0),
+    ]
+    x, w = ("xd", "wd")
+    if half:
+        nodes += [
+            node("Cast", ["xd"], ["xh"], "cx", to=TensorProto.FLOAT16),
+            node("Cast", ["wd"], ["wh"], "cw", to=TensorProto.FLOAT16),
+        ]
+        x, w = ("xh", "wh")
+    nodes += [
+        node("Conv", [x, w, "b"], ["c"], "conv"),
+        node("Sigmoid", ["c"], ["s"], "sigmoid"),
+        node("Cast", ["s"], ["logits"], "out", to=TensorProto.FLOAT),
+    ]
+    kind = np.float16 if half else np.float32
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        "sx": np.array(0.1, np.float32),
+        "zx": np.array(zero_point, np.int8),
+        "sw": np.full(4, 0.02, np.float32),
+        "zw": np.zeros(4, np.int8),
+        "wq": rng.integers(-127, 127, (4, 1, 3, 3)).astype(np.int8),
+        "b": rng.normal(size=4).astype(kind),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "quantized",
+        [_value("image", False, ["batch", 1, 8, 8])],
+        [_value("logits", False, ["batch", 4, 6, 6])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from bn_deploy.engine import api, driver
 from bn_deploy.engine.driver import Gpu
 from bn_deploy.errors import ModelError, NotAvailable
-from tests.engine.fake_trt import VERSIONS, make
+from tests.engine.fake_trt import RTX, VERSIONS, make
 
 GPU = Gpu("NVIDIA Thing", (8, 9), (12, 8))
 
@@ -99,8 +99,26 @@ def test_each_version_is_asked_in_its_own_way(version: str, flags: int, typed: b
     assert trt.has_optimization_level is level
     assert trt.has_tf32_flag
     assert not trt.builds_without_gpu
+    assert not trt.compiles_on_target
+    assert trt.cpu_only_flag is None
+    assert trt.has_timing_cache
+    assert trt.has_progress_monitor is trt.has_version_compatible is trt.has_host_code_switch is level
+    assert trt.loads_lean_runtimes is bool(trt.hardware_levels) is level
     assert trt.compute_capabilities == {}
     assert trt.plan_systems == (api.operating_system(),)
+
+
+def test_rtx_makes_its_kernels_where_the_plan_runs() -> None:
+    trt = make(RTX)
+    assert trt.network_flags == 0
+    assert trt.builds_without_gpu
+    assert trt.compiles_on_target
+    assert trt.has_progress_monitor
+    assert not trt.has_timing_cache
+    assert not trt.has_version_compatible
+    assert not trt.hardware_levels
+    assert "8.6" in trt.compute_capabilities
+    assert trt.plan_systems == ("linux", "windows")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

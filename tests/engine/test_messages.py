@@ -43,6 +43,10 @@ def test_a_missing_driver_is_told_when_nothing_else_is_wrong() -> None:
     assert "driver version is insufficient" in messages.sentence(DRIVERLESS)
 
 
+def test_a_message_without_end_is_cut() -> None:
+    assert messages.sentence("x" * 401) == "x" * 400 + " ..."
+
+
 def test_many_problems_are_told_once_each_and_not_all() -> None:
     assert messages.summary(["a", "b", "a", ""]) == "a; b"
     assert messages.summary(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"

@@ -87,6 +87,6 @@ def hard(network: nn.Module, seed: int = 0) -> nn.Module:
             if tensor.is_floating_point():
                 tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
         for name, tensor in network.named_buffers():
-            if name.endswith("running_var"):
+            if name.endswith("_var"):
                 tensor.copy_(torch.exp(2 * tensor))
     return network

@@ -104,7 +104,9 @@ def moved(draw: random.Random) -> Step:
                 lambda _, x: x.permute(0, 2, 3, 1).flip(1).permute(0, 3, 1, 2),
                 lambda _, x: x.flip(1),
                 lambda m, x: x[:, m.order],
-                lambda _, x: functional.pixel_unshuffle(functional.interpolate(x, scale_factor=2.0), 2)[:, ::4],
+                lambda _, x: functional.pixel_unshuffle(functional.interpolate(x, scale_factor=2.0), 2)[
+                    :, ::4
+                ],
                 lambda _, x: x.flatten(2).unflatten(2, x.shape[2:]),
                 lambda _, x: x.roll(1, 1),
             ]
@@ -119,7 +121,9 @@ def functional_calls(draw: random.Random) -> Step:
         bn = m.bn
         return functional.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
 
-    return Step(course, conv=conv(draw, padding=0, padding_mode="zeros"), bn=layer("torch", hard_numbers(4), 4))
+    return Step(
+        course, conv=conv(draw, padding=0, padding_mode="zeros"), bn=layer("torch", hard_numbers(4), 4)
+    )
 
 
 def shared(draw: random.Random) -> Step:
@@ -178,7 +182,7 @@ HEADS: dict[str, Callable[[random.Random], list[nn.Module]]] = {
 
 def network(names: list[str], head: str, seed: int) -> nn.Module:
     """The network of these steps, in float64 and eval mode."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - no secrets
     torch.manual_seed(seed)
     steps = [STEPS[name](draw) for name in names] + HEADS[head](draw)
     return nn.Sequential(*steps).double().eval().requires_grad_(requires_grad=False)

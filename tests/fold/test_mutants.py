@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.batchnorm.params import BatchNormParams
 from bn_deploy.folding import absorb
-from bn_deploy.folding.graph import dense, linear, links
+from bn_deploy.folding.graph import dense, linear, links, pooling, weights
+from bn_deploy.folding.graph.field import Field
+from tests.batchnorm.layers import random_input
+from tests.fold.checking import assert_faithful, hard
 from tests.fold.test_fold import check
 
 Weights = NDArray[np.float64]
@@ -113,3 +118,81 @@ def test_ignored_groups_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     check("Conv2d", "torch", 4, groups=2)
     with pytest.raises(AssertionError, match="times the bound"):
         check("ConvTranspose2d", "torch", 4, groups=2)
+
+
+# Networks of which one law each is right, and what each is without that law.
+def nets(*layers: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return hard(nn.Sequential(*layers))
+
+
+def bn() -> nn.Module:
+    return nn.BatchNorm2d(4)
+
+
+def conv(**options: Any) -> nn.Module:
+    return nn.Conv2d(4, 4, 3, **options)
+
+
+class Joined(nn.Module):
+    """Two branches, joined along the channels, and a batch norm of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.bn = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 3, 1), nn.BatchNorm2d(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(torch.cat([self.one(x), self.two(x)], 1))  # type: ignore[no-any-return]
+
+
+class Shuffled(nn.Module):
+    """Channels change places by a reshape, and a batch norm follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 1), bn()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        turned = y.reshape(-1, 2, 2, *x.shape[2:]).transpose(1, 2)
+        return self.bn(turned.flatten(1, 2))  # type: ignore[no-any-return]
+
+
+def seen_lost(weight: Weights, bias: Weights, by: Affine, **axes: Any) -> Absorbed:
+    return absorb.absorb_before(weight, bias, by, **axes)[0], bias
+
+
+LAW_MUTANTS: list[tuple[str, Callable[[], nn.Module], object, str, Any]] = [
+    ("law 3, shift lost", lambda: nets(bn(), conv()), weights, "absorb_before", seen_lost),
+    (
+        "law 3, scale lost",
+        lambda: nets(bn(), conv()),
+        linear,
+        "absorb_before",
+        lambda w, b, by, **_: (w, b),
+    ),
+    ("law 4, order", lambda: nets(conv(), bn(), bn()), Field, "then", lambda self, other: other),
+    ("padding", lambda: nets(bn(), conv(padding=1)), linear, "_padded", lambda *_: False),
+    (
+        "sign of a scale under a maximum",
+        lambda: nets(conv(), nn.MaxPool2d(2), bn()),
+        pooling,
+        "unsigned",
+        lambda *_: None,
+    ),
+    ("channels of a concatenation", Joined, Field, "take", lambda self, axis, index: self),
+    ("channels of a reshape", Shuffled, Field, "on_axes", lambda self, axes: self),
+]
+
+
+@pytest.mark.parametrize("row", LAW_MUTANTS, ids=lambda row: row[0])
+def test_a_broken_law_is_caught(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, build, home, name, mutant = row
+    network, x = hard(build()), random_input(2, 4, 6, 6)
+    right = str(assert_faithful(network, x, example_inputs=x).report)
+    monkeypatch.setattr(home, name, mutant)
+    try:
+        wrong = str(assert_faithful(network, x, example_inputs=x).report)
+    except (AssertionError, ValueError, IndexError):
+        return  # wrong, or sizes do not fit any more
+    assert wrong != right

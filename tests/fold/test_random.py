@@ -15,7 +15,7 @@ FAST = (Phase.explicit, Phase.generate)
 """Without making failures smaller: each try is a fold."""
 
 
-@settings(deadline=None, derandomize=True, max_examples=60, database=None, phases=FAST)
+@settings(deadline=None, derandomize=True, max_examples=30, database=None, phases=FAST)
 @given(
     st.lists(st.sampled_from(list(STEPS)), min_size=2, max_size=7),
     st.sampled_from(list(HEADS)),

@@ -287,7 +287,7 @@ def test_a_question_in_a_loop_is_one() -> None:
 
     def decode(m: Any, x: Tensor) -> Tensor:
         y = m.bn(m.conv(x))
-        return y * sum(1 for value in y.reshape(-1) if value > 0)  # type: ignore[no-any-return]
+        return y * sum(1 for value in y[0, 0, 0] if value > 0)  # type: ignore[no-any-return]
 
     assert len(assert_faithful(Base(decode), X).report.folded) == 1
 

@@ -13,7 +13,10 @@ class Preparer(Grower):
     """Grows networks with computed constants as well."""
 
     def makers(self) -> tuple[Callable[[], None], ...]:
-        more = (self.standardised, self.computed_shape, self.chunk, self.einsum, self.picked, self.like)
+        more = (
+            *(self.standardised, self.computed_shape, self.chunk, self.einsum, self.picked, self.like),
+            *(self.sequence, self.computed_pads, self.normed, self.doubled),
+        )
         return (*super().makers(), *more)
 
     def index(self, *numbers: int) -> str:
@@ -73,6 +76,7 @@ class Preparer(Grower):
                 ("co,nchw->nohw", (channels, 3), (3, high, wide)),
                 ("nchw,cwk->nchk", (channels, wide, 2), (channels, high, 2)),
                 ("nchw,oc->no", (3, channels), (3,)),
+                ("nc...,co->no...", (channels, 2), (2, high, wide)),
             )
             operands = [name, self.net.normal(*shape)]
             if equation.startswith("co"):
@@ -92,3 +96,50 @@ class Preparer(Grower):
         if found := self.value():
             name, dims = found
             self.add(self.net.op("CastLike", name, "x"), dims, name)
+
+    def sequence(self) -> None:
+        """A part of a sequence of two or three."""
+        if (found := self.value()) and found[1][0] > 1:
+            name, (channels, *rest) = found
+            first = (channels + 1) // 2
+            if self.one(True, False):
+                sizes, parts = self.net.const(np.array(first)), (first, channels - first)
+            else:
+                sizes, parts = self.index(1, channels - 1), (1, channels - 1)
+            split = self.net.op("SplitToSequence", name, sizes, axis=1)
+            for place in self.one((0,), (1,), (1, 0)):
+                part = self.net.op("SequenceAt", split, self.net.const(np.array(place)))
+                self.add(part, (parts[place], *rest), name)
+
+    def computed_pads(self) -> None:
+        """Pads in another order, turned round."""
+        if (found := self.value(3)) and min(found[1][1:]) > 1:
+            name, (channels, high, wide) = found
+            pairs = self.net.op("Reshape", self.index(0, 1, 1, 0, 0, 0, 0, 0), self.index(-1, 2))
+            turned = self.net.op(
+                "Slice", pairs, self.index(-1), self.index(-9), self.index(0), self.index(-1)
+            )
+            pads = self.net.op("Reshape", self.net.op("Transpose", turned, perm=[1, 0]), self.index(-1))
+            mode = str(self.one("reflect", "edge", "constant"))
+            self.add(self.net.op("Pad", name, pads, mode=mode), (channels, high + 1, wide + 1), name)
+
+    def normed(self) -> None:
+        """A convolution of a weight of length one, or of low rank, or of which some numbers are zero."""
+        if found := self.value(3):
+            name, (channels, high, wide) = found
+            weight = self.net.normal(3, channels, 1, 1)
+            kind = self.one("length", "rank", "mask")
+            if kind == "length":
+                weight = self.net.op("Div", weight, self.net.op("ReduceL2", weight, self.index(1, 2, 3)))
+            elif kind == "rank":
+                product = self.net.op("MatMul", self.net.normal(3, 2), self.net.normal(2, channels))
+                weight = self.net.op("Reshape", product, self.index(3, channels, 1, 1))
+            else:
+                small = self.net.op("Less", self.net.op("Abs", weight), self.net.const(0.5))
+                weight = self.net.op("Where", small, self.net.const(0.0), weight)
+            self.add(self.net.op("Conv", name, weight), (3, high, wide), name)
+
+    def doubled(self) -> None:
+        if found := self.value():
+            name, dims = found
+            self.add(self.net.op(str(self.one("Add", "Sum")), name, name), dims, name)

@@ -77,7 +77,11 @@ ROWS: list[Row] = [
     ("Transpose", [REAL], {"perm": [1, 2, 0]}),
     ("Unsqueeze", [REAL, ints(0, -1)], {}),
     ("MatMul", [REAL, R((4, 2))], {}),
-    ("Gemm", [R((3, 2)), R((4, 3)), R(4)[:2][:, None]], {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}),
+    (
+        "Gemm",
+        [R((3, 2)), R((4, 3)), R(4)[:2][:, None]],
+        {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0},
+    ),
     ("Gemm", [R((3, 2)), R((2, 4))], {}),
     ("Softmax", [REAL], {"axis": -1}),
     ("ReduceProd", [ints(3, 4, 5)], {"keepdims": 0}),
@@ -125,7 +129,7 @@ def test_it_gives_what_the_reference_gives(row: Row) -> None:
     found = evaluated(model)
     assert found is not None
     assert found.shape == right.shape
-    assert (found.dtype == right.dtype) or found.dtype == np.float64
+    assert found.dtype in {right.dtype, np.dtype(np.float64)}
     assert np.allclose(found, right, rtol=1e-13, atol=1e-15), row[0]
 
 
@@ -166,8 +170,7 @@ def test_training_statistics_are_those_of_the_constant() -> None:
     names = [f"c{i}" for i in range(5)]
     node = helper.make_node("BatchNormalization", names, ["y", "m", "v"], training_mode=1, epsilon=0.5)
     constants = [
-        numpy_helper.from_array(a, name)
-        for name, a in zip(names, (array, one, zero, zero, one), strict=True)
+        numpy_helper.from_array(a, name) for name, a in zip(names, (array, one, zero, zero, one), strict=True)
     ]
     out = helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, array.shape)
     model = helper.make_model(

@@ -36,7 +36,9 @@ def by_a_batch_norm(net: Net) -> str:
 
 
 def low_rank(net: Net) -> str:
-    return str(net.op("Reshape", net.op("MatMul", net.normal(8, 2), net.normal(2, 4)), index(net, 8, 4, 1, 1)))
+    return str(
+        net.op("Reshape", net.op("MatMul", net.normal(8, 2), net.normal(2, 4)), index(net, 8, 4, 1, 1))
+    )
 
 
 def weight_normed(net: Net) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json
-from bn_deploy.bench.measure import MeasureOptions
+from bn_deploy.bench.options import MeasureOptions
 from bn_deploy.data import synthetic
 from bn_deploy.errors import DataError, NotAvailable
 from bn_deploy.pipeline import chain
@@ -18,7 +18,7 @@ from bn_deploy.run_folder import RunFolder
 from bn_deploy.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, batch=64, statistics_images=200)
-TIMING = MeasureOptions(batch_sizes=(1, 4), budget_s=0.01)
+TIMING = MeasureOptions(batch_sizes=(1, 4), processes=1, budget_s=0.01, rounds=1, quick=True)
 
 
 @pytest.mark.parametrize("norm", ["custom", "torch"])
@@ -30,7 +30,7 @@ def test_without_tensorrt_the_rest_is_done_and_the_report_says_so(
     run.path(kinds.PLAN).write_bytes(b"the plan of an earlier run")
     run.record(kinds.PLAN, made_from={kinds.FOLDED: "0" * 64})
 
-    def no_tensorrt(*_: object) -> None:
+    def no_tensorrt(*_: object, **__: object) -> None:
         raise NotAvailable("no TensorRT is installed; pip install 'bn-deploy[rtx]'")
 
     monkeypatch.setattr(chain, "build", no_tensorrt)
@@ -54,7 +54,8 @@ def test_a_notice_about_the_data_is_in_everything_that_is_left_behind(tmp_path: 
     run = RunFolder(tmp_path)
     report = chain.everything(run, dataset, RECIPE, measure_options=TIMING)
     assert report_text(report).splitlines()[0] == f"!! {notice}"
-    silent = {kinds.PARITY, kinds.LATENCY, kinds.TRAINING_PLOT}  # these name the data set instead
+    # These name the data set instead.
+    silent = {kinds.PARITY, kinds.LATENCY, kinds.LATENCY_PLOT, kinds.TRAINING_PLOT}
     for kind, (name, _) in kinds.FILES.items():
         if (path := tmp_path / name).exists() and kind not in silent | {kinds.PLAN}:
             assert notice.encode() in path.read_bytes(), name

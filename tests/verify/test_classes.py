@@ -68,3 +68,41 @@ def test_drawn_runs_differ_from_each_other_and_are_always_the_same() -> None:
     assert not np.array_equal(answers[0][0], answers[0][1])
     exact = in_float64(form(Stage.TRAINED))(IMAGES[:4])
     assert 0 < np.abs(answers[0][0] - exact).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["int8", "int8+fp16"])
+def test_the_folded_network_in_int8_passes_and_one_of_fewer_levels_does_not(name: str) -> None:
+    """Nothing is drawn for int8: its steps are relative to a whole tensor."""
+
+    def judged_without_draws(engine: Reference) -> Parity:
+        numbers, network = number_class(name), form(Stage.TRAINED)
+        forms = [
+            Form("trained", running(network), "torch", "eager", "fp32"),
+            Form("engine", engine, "trt", "TensorRT", name),
+        ]
+        known = Evidence(baselines={name: in_class(network, numbers, SHAPE)})
+        return compare(forms, in_float64(network), IMAGES, LABELS, evidence=known)
+
+    folded = in_class(form(Stage.FOLDED), number_class(name), SHAPE)
+    parity = judged_without_draws(folded)
+    assert parity.failed is None
+    assert f"the trained network's own in {name}" in parity.scale(parity.stages[1]).source
+
+    def worse(images: np.typing.NDArray[np.float32]) -> np.typing.NDArray[np.float64]:
+        exact = in_float64(form(Stage.FOLDED))(images)
+        return np.asarray(exact + 8 * (folded(images) - exact))
+
+    assert judged_without_draws(worse).failed == "trained/engine"
+
+
+def test_int8_operands_have_255_levels_for_each_output_channel() -> None:
+    product = torch.nn.Linear(2, 2, bias=False).eval()
+    with torch.no_grad():
+        product.weight.copy_(torch.tensor([[127.0, 0.6], [1.27, 0.006]]))
+    run = in_class(product, number_class("int8"), (2,))
+    # An image of (0, 127) picks the second weight of each row: 0.6 is on the first row's step of 1, 0.006 on
+    # the second row's of 0.01.
+    assert run(np.array([[0.0, 127.0]], np.float32)) == pytest.approx(np.array([[127.0, 1.27]]))
+    # The activation's step is that of the largest in the batch, 127 / 127: 0.4 is nothing, 0.6 is one.
+    assert run(np.array([[0.4, 127.0]], np.float32)) == pytest.approx(np.array([[127.0, 1.27]]))
+    assert run(np.array([[0.6, 127.0]], np.float32)) == pytest.approx(np.array([[254.0, 2.54]]))

@@ -30,12 +30,13 @@ def test_units_are_those_of_the_formats() -> None:
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     for name, kind in kinds.items():
         assert number_class(name).unit == torch.finfo(kind).eps / 2
-    assert {row.name: row.factor for row in CLASSES} == {"fp32": 2, "tf32": 2, "fp16": 3, "bf16": 3}
+    half = dict.fromkeys(("fp16", "bf16", "int8", "int8+fp16"), 3)
+    assert {row.name: row.factor for row in CLASSES} == {"fp32": 2, "tf32": 2, **half}
 
 
 def test_a_format_without_a_rule_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no rule for how far a network in int8 .* known: fp32, tf32"):
-        number_class("int8")
+    with pytest.raises(InputError, match=r"no rule for how far a network in fp8 .* known: fp32, tf32"):
+        number_class("fp8")
 
 
 def test_every_count_has_a_source_and_its_own_name() -> None:

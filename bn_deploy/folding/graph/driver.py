@@ -27,7 +27,6 @@ from bn_deploy.folding.graph.plan import Plan, commit, erase, rewrite
 from bn_deploy.folding.graph.weights import Edit
 from bn_deploy.folding.outcome import Folded, FoldReport, Kept, Refusal, Site
 
-
 _SHARE = 0.25
 """How many operators all maps may pass in the order of the graph, for each node. Real networks need less."""
 

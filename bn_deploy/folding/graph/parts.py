@@ -63,13 +63,16 @@ def _slice_pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[in
             whole = whole.put(axis, size, index)
         return {0: whole}
 
-    return _answers(network, node, back(field.varying), lambda: back(range(len(dims))))
+    return answers(network, node, back(field.varying), lambda: back(range(len(dims))))
 
 
-def _answers(
+def answers(
     network: Network, node: ir.Node, first: dict[int, Field], second: Callable[[], dict[int, Field]]
 ) -> list[dict[int, Field]]:
-    """The answers of an operator that takes parts. The second is asked for if its input has other readers."""
+    """The answers of an operator that takes parts: all of its input gets the map, or only what is taken.
+
+    The second is asked for if its input has other readers.
+    """
     value = node.inputs[0]
     if value is None or len(network.uses(value)) == 1:
         return [first]
@@ -118,7 +121,7 @@ def _gather_pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[i
 
     if field.varying & set(axes):
         return [taken_only()]
-    return _answers(network, node, {0: field.reduced(axes).expanded([axis])}, taken_only)
+    return answers(network, node, {0: field.reduced(axes).expanded([axis])}, taken_only)
 
 
 def _gather_forth(network: Network, node: ir.Node, field: Field) -> Field:

@@ -79,6 +79,8 @@ class Refiner:
         """Finds out the sizes of what `node` makes, if more is known of its inputs than onnx knew."""
         if node.domain not in ("", "ai.onnx") or all(self._is_whole(value) for value in node.outputs):
             return
+        if node.op_type == "BatchNormalization":
+            self._count_channels(node)
         inputs = [value for value in node.inputs if value is not None]
         news = [value for value in inputs if value in self._better or self._is_computed(value)]
         if news:
@@ -139,6 +141,15 @@ class Refiner:
         sizes = [size if isinstance(size, str) else None if size is None else int(size) for size in target]
         meant = tuple(None if size == -1 or (size == 0 and not zeros) else size for size in sizes)
         self._note(node.outputs[0], meant)
+
+    def _count_channels(self, node: ir.Node) -> None:
+        """A batch norm has a scale for each channel of its input, (N, C, ...), and of its output."""
+        scale = node.inputs[1]
+        sizes = None if scale is None else self._dims.get(scale, self._own(scale))
+        for value in (node.inputs[0], node.outputs[0]):
+            dims = None if value is None else self._dims.get(value)
+            if value is not None and dims is not None and sizes is not None and len(dims) > 1:
+                self._note(value, (None, sizes[-1], *[None] * (len(dims) - 2)))
 
     def _own(self, value: ir.Value) -> Dims | None:
         shape = value.shape if value.const_value is not None else None

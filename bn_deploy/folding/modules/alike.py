@@ -15,9 +15,9 @@ VARIES = "varies"
 
 def alike(main: Course, other: Course) -> bool:
     """Whether two courses are the same operators on the same values, whatever their sizes."""
-    pairs: dict[Value, Value] = dict(zip(main.inputs, other.inputs, strict=True))
-    if len(main.ops) != len(other.ops):
+    if len(main.ops) != len(other.ops) or len(main.inputs) != len(other.inputs):
         return False
+    pairs: dict[Value, Value] = dict(zip(main.inputs, other.inputs, strict=True))
     for ours, theirs in zip(main.ops, other.ops, strict=True):
         if (ours.name, ours.call.path) != (theirs.name, theirs.call.path):
             return False

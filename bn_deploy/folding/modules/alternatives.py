@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bn_deploy.folding.modules.course import Course, Inputs
+from bn_deploy.folding.modules.course import HANDED_OUT, Course, Inputs
 
 Candidates = list[Inputs]
 """Inputs of which the first that the network takes is run."""
@@ -107,15 +107,18 @@ def _constants(code: CodeType | None) -> list[Any]:
 def other_numbers(main: Course) -> Iterator[Candidates]:
     """Other numbers in the tensors, if the forward lets something depend on them that no question shows."""
     if any(op.name.startswith(_UNASKED) for op in main.ops):
-        for factor in (-1, 0, 1000):
+        for factor in _FACTORS:
             yield [pytree.tree_map_only(Tensor, partial(_times, factor=factor), main.given)]
+
+
+_FACTORS = (-1, 0, 1000)
 
 
 def _times(tensor: Tensor, factor: int) -> Tensor:
     return tensor.detach() * factor if tensor.is_floating_point() else tensor
 
 
-_UNASKED = ("aten.resolve_", "aten.nonzero", "aten.masked_select", "aten.unique", "aten._unique")
+_UNASKED = (HANDED_OUT, "aten.nonzero", "aten.masked_select", "aten.unique", "aten._unique")
 """Operators that hand numbers to Python without a question, or make tensors of sizes that depend on them."""
 
 
@@ -148,7 +151,7 @@ def other_sizes(main: Course) -> Iterator[Candidates]:
         # An odd size shows more, an even one is taken by networks that halve and double.
         yield [_resized(main.given, axis, shape[axis], 2 * shape[axis] + more) for more in (1, 0)]
     if prod(shape) <= _SMALL:  # what is told apart by size only is told apart at some of these
-        many = of_batch(main.given, _FAR)
+        many = of_batch(main.given, 2 * _FAR)
         yield [] if many is None else [many]
         for axis in range(1, len(shape)):
             yield [_resized(main.given, axis, shape[axis], _FAR * shape[axis])]

@@ -117,6 +117,9 @@ class Answers:
 
 TRUTH = Answers()
 
+HANDED_OUT = "(handed to Python)"
+"""What stands for an operator where the numbers of a tensor leave torch."""
+
 
 @dataclass(eq=False)
 class Course:

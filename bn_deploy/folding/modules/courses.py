@@ -65,8 +65,26 @@ def _explored(network: nn.Module, inputs: Inputs, whole: Callable[[str], bool]) 
     courses = [main, *_other_answers(network, used, main, whole)]
     courses += _taken(network, other_arguments(network, used), whole)
     courses += _taken(network, [*other_numbers(main), without_batch(main, used)], whole)
-    sized = [course for course in courses if course is main or course.sized]
-    return courses + [other for course in sized for other in _other_sizes(network, course, whole)]
+    groups = _grouped(courses)
+    unlike = [
+        other
+        for course, same in groups
+        for other in _other_sizes(network, course, same, whole, try_sizes=course is main or course.sized)
+    ]
+    return [*(course for course, _ in groups), *unlike]
+
+
+def _grouped(courses: Iterable[Course]) -> list[tuple[Course, list[Course]]]:
+    """Each course with those that are alike: one of them stands for all."""
+    groups: list[tuple[Course, list[Course]]] = []
+    for course in courses:
+        like = next((group for group in groups if alike(group[0], course)), None)
+        if like is None:
+            groups.append((course, []))
+        else:
+            like[0].aside |= course.aside
+            like[1].append(course)
+    return groups
 
 
 def _settled(network: nn.Module, candidates: Sequence[Inputs | None], whole: Callable[[str], bool]) -> Course:
@@ -142,12 +160,14 @@ def _batch_of(course: Course) -> int | str | None:
     return next((value.shape[0] for value in course.inputs if value.shape), None)
 
 
-def _other_sizes(network: nn.Module, main: Course, whole: Callable[[str], bool]) -> list[Course]:
+def _other_sizes(
+    network: nn.Module, main: Course, known: list[Course], whole: Callable[[str], bool], *, try_sizes: bool
+) -> list[Course]:
     """Names the sizes that are no fixed ones; returns a course of its own where more depends on them."""
     answers = Answers(tuple(main.read), main.answers.told)
-    same: list[Course] = []
-    unlike: list[Course] = []
-    for other in _taken(network, other_sizes(main), whole, answers):  # else, the size is a fixed one
+    same, unlike = list(known), list[Course]()
+    tries = other_sizes(main) if try_sizes else ()
+    for other in _taken(network, tries, whole, answers):  # else, the size is a fixed one
         (same if alike(main, other) else unlike).append(other)
     if same:
         name_sizes(main, same)

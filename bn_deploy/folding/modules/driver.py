@@ -101,7 +101,10 @@ def _folded(network: nn.Module, sites: Sites, examples: list[Inputs]) -> tuple[n
     try:
         courses = explore(twin(work), examples, whole)
     except Unrun as error:
-        raise ModelError(f"the network fails on the example inputs: {error}") from error
+        if not sites.swapped:
+            raise ModelError(f"the network fails on the example inputs: {error}") from error
+        sites.keep_swapped(f"torch's batch norm would fail in its place ({error})")
+        return _folded(network, sites, examples)
     if sites.keep_converting(courses):
         return _folded(network, sites, examples)
     settled = _at_seen_ranks(work, courses, settle(work, courses, sites.kept), examples)

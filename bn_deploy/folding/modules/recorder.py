@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from bn_deploy.folding.modules.course import Answers, Call, Constant, Course, Op, Slot, Value
+from bn_deploy.folding.modules.course import HANDED_OUT, Answers, Call, Constant, Course, Op, Slot, Value
 from bn_deploy.folding.modules.sizes import Asker, Number, Real, Watch, numbers_in_code
 from bn_deploy.folding.outcome import Refusal
 
@@ -34,7 +34,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         self.refusal: Refusal | None = None
         self._answers = list(answers.read)
         self.asker = Asker(answers.told, lambda: self.stack[-1] if self.stack else None)
-        self.watch = Watch(self.asker, lambda tensor: tensor in self._values)
+        self.watch = Watch(self.asker, lambda tensor: tensor in self._values, self._hand_out)
         self._whole = whole
         self._values: MutableMapping[Tensor, Value] = _by_identity()
         self._made: MutableMapping[Tensor, None] = _by_identity()  # made without the inputs
@@ -185,15 +185,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
             key = -id(tensor)
         return self._sharing.setdefault(key, _by_identity())
 
+    def _hand_out(self, tensor: Tensor) -> None:
+        """Notes that Python gets the numbers of a tensor, to do with them what it likes."""
+        self.course.ops.append(Op(HANDED_OUT, {"of": self._operand(tensor)}, [], self.stack[-1], exact=False))
+
     def _read(self, number: Any, tensors: list[Tensor]) -> bool | float:
         """What the forward is told when it reads a number from tensors."""
         others: set[bool | float] = set()
         if isinstance(number, bool):
             others = {not number}
         elif isinstance(number, int):
-            others = {0, 1, *numbers_in_code(int)}
+            others = {0, 1, *map(int, numbers_in_code())}
         elif isinstance(number, float):
-            others = {0.0, -1e4, 1e4, *numbers_in_code(float)}
+            others = {0.0, -1e4, 1e4, *map(float, numbers_in_code())}
         answer = self._answers.pop(0) if self._answers else self.asker.told(number, others)
         self.course.read.append(answer)
         self.course.ops.append(

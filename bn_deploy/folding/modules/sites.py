@@ -59,6 +59,11 @@ class Sites:
         self.swapped = {path: one for path, one in self.swapped.items() if path not in self.kept}
         return found
 
+    def keep_swapped(self, reason: str) -> None:
+        """Keeps all that are of another flavour than torch's."""
+        self.kept.update(dict.fromkeys(self.swapped, reason))
+        self.swapped = {}
+
     def all_kept(self, reason: str) -> FoldReport:
         """The report when nothing can be folded."""
         reasons = {**dict.fromkeys(self.flavours, reason), **self.doubted, **self.kept}

@@ -72,14 +72,14 @@ def _place() -> Place:
     return tuple(found)
 
 
-def numbers_in_code(kind: type[int | float]) -> set[int | float]:
+def numbers_in_code() -> set[int | float]:
     """The numbers that are written in the function that asks now, and those in their middle."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_of(frame, _HERE, "torch"):
         frame = frame.f_back
     constants: tuple[Any, ...] = () if frame is None else frame.f_code.co_consts
-    found: list[Any] = sorted({constant for constant in constants if type(constant) is kind})[:_SOME]
-    return {*found, *((a + b) / 2 for a, b in pairwise(found) if kind is float)}
+    found: list[Any] = sorted({constant for constant in constants if type(constant) in (int, float)})[:_SOME]
+    return {*found, *((a + b) / 2 for a, b in pairwise(found))}
 
 
 _SOME = 4
@@ -160,20 +160,24 @@ _SHAPES = (Tensor.size, Tensor.stride, Tensor.numel, Tensor.nelement, torch.nume
 _GETTERS = (Tensor.shape, Tensor.nbytes)
 _RANKS = (Tensor.dim, Tensor.ndimension)
 _COUNTS = (Tensor.__len__,)
+_HANDS_OUT = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__)
 
 
 class Watch(TorchFunctionMode):
-    """Gives such sizes for the tensors that depend on the inputs.
+    """Gives such sizes for the tensors that depend on the inputs, and tells when numbers leave torch.
 
     Attributes:
         used: whether any was asked for.
         ranked: whether the number of axes was asked for.
     """
 
-    def __init__(self, asker: Asker, depends: Callable[[Tensor], bool]) -> None:
+    def __init__(
+        self, asker: Asker, depends: Callable[[Tensor], bool], hand_out: Callable[[Tensor], None]
+    ) -> None:
         super().__init__()
         self._asker = asker
         self._depends = depends
+        self._hand_out = hand_out
         self.used = False
         self.ranked = False
 
@@ -183,6 +187,8 @@ class Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         getter = getattr(func, "__self__", None)
         rank = func in _RANKS or getter is Tensor.ndim
+        if func in _HANDS_OUT and self._depends(args[0]):
+            self._hand_out(args[0])
         shown = rank or func in _SHAPES or getter in _GETTERS
         if not (shown or func in _COUNTS) or not self._depends(args[0]) or (rank and _is_torch_asking()):
             return result

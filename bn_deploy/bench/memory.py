@@ -1,0 +1,26 @@
+"""How much memory this process holds, as the system counts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def resident_bytes(status: Path = _STATUS) -> int | None:
+    """What of this process is in memory now; None where the system does not tell."""
+    return _line(status, "VmRSS")
+
+
+def peak_bytes(status: Path = _STATUS) -> int | None:
+    """The most that `resident_bytes` ever was; None where the system does not tell."""
+    return _line(status, "VmHWM")
+
+
+def _line(status: Path, name: str) -> int | None:
+    """A figure of proc(5)'s status file, which is in KiB."""
+    try:
+        lines = status.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    except (OSError, StopIteration, IndexError, ValueError):
+        return None

@@ -1,0 +1,29 @@
+"""The options of precision, each once, as those in options.py."""
+
+from __future__ import annotations
+
+import click
+
+from bn_deploy.spec import CALIBRATION_IMAGES, TARGETS, Precision
+
+precision = click.option(
+    "--precision",
+    type=click.Choice([one.value for one in Precision]),
+    default=Precision.FP32.value,
+    show_default=True,
+    help="Also write the folded network in this precision, as model.folded.PRECISION.onnx.",
+)
+calibration_images = click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=CALIBRATION_IMAGES,
+    show_default=True,
+    help="Training images that ranges and roundings are measured on.",
+)
+for_tensorrt = click.option(
+    "--for-tensorrt",
+    type=click.Choice(TARGETS),
+    default=TARGETS[0],
+    show_default=True,
+    help="What int8+fp16 is for: 10+ takes each type from the graph; 8.x chooses fp16 itself.",
+)
