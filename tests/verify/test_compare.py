@@ -221,8 +221,8 @@ def test_a_class_of_numbers_without_a_rule_is_refused_before_anything_runs() -> 
     def never(_: Array) -> Array:
         pytest.fail("it ran")
 
-    narrow = Form("engine", never, "fake", "FakeProvider", "int8")
-    with pytest.raises(InputError, match=r"^there is no rule for how far a network in int8 may be"):
+    narrow = Form("engine", never, "fake", "FakeProvider", "fp8")
+    with pytest.raises(InputError, match=r"^there is no rule for how far a network in fp8 may be"):
         compare([Form("trained", never, "fake", "FakeProvider", "fp32"), narrow], never, IMAGES, LABELS)
 
 
