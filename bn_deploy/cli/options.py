@@ -15,7 +15,6 @@ from bn_deploy.spec import BatchRange
 from bn_deploy.train.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
-Option = Callable[[F], F]
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:

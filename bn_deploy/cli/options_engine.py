@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from bn_deploy.cli.options import batch_range_of
+from bn_deploy.cli.options_precision import precision_option
 from bn_deploy.engine.options import HARDWARE_LEVELS
-from bn_deploy.spec import BatchRange, Precision
+from bn_deploy.spec import BatchRange
 
 
 def _batch_ranges(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[BatchRange, ...]:
@@ -34,12 +35,8 @@ batch_ranges = click.option(
     help="Batch sizes that the engine accepts and is tuned for; may be given again, a profile each. "
     "[default: 1:64:256]",
 )
-precision = click.option(
-    "--precision",
-    type=click.Choice([one.value for one in Precision]),
-    default=Precision.FP32.value,
-    show_default=True,
-    help="Build the folded network in this precision; an engine that computes in another is an error.",
+precision = precision_option(
+    "Build the folded network in this precision; an engine that computes in another is an error."
 )
 workspace = click.option(
     "--workspace-mib", type=click.IntRange(1, 1 << 20), help="GPU memory a kernel may use, MiB."

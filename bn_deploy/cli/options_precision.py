@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
+from bn_deploy.cli.options import F
 from bn_deploy.spec import CALIBRATION_IMAGES, TARGETS, Precision
 
-precision = click.option(
-    "--precision",
-    type=click.Choice([one.value for one in Precision]),
-    default=Precision.FP32.value,
-    show_default=True,
-    help="Also write the folded network in this precision, as model.folded.PRECISION.onnx.",
+
+def precision_option(help_text: str) -> Callable[[F], F]:
+    """`--precision`, with what it does to the command that has it."""
+    return click.option(
+        "--precision",
+        type=click.Choice([one.value for one in Precision]),
+        default=Precision.FP32.value,
+        show_default=True,
+        help=help_text,
+    )
+
+
+precision = precision_option(
+    "Also write the folded network in this precision, as model.folded.PRECISION.onnx."
 )
 calibration_images = click.option(
     "--calibration-images",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -85,25 +85,25 @@ def _index(t: Translation, op: Op) -> None:
 
 
 def _flip(t: Translation, op: Op) -> None:
-    axes = wholes(op.arguments["dims"], 1)
-    if len(axes) != 1:
-        raise Opaque("several axes")
-    size = value_of(op).shape[axes[0]]
-    if isinstance(size, str):
-        _some(t, op, axes[0] % len(value_of(op).shape))
-        return
-    _taken(t, op, axes[0] % len(value_of(op).shape), range(size - 1, -1, -1))
+    _arranged(t, op, op.arguments["dims"], lambda size: range(size - 1, -1, -1))
 
 
 def _roll(t: Translation, op: Op) -> None:
-    shifts, axes = wholes(op.arguments["shifts"], 1), wholes(op.arguments["dims"], 1)
+    shifts = wholes(op.arguments["shifts"], 1)
+    _arranged(t, op, op.arguments["dims"], lambda size: np.roll(np.arange(size), shifts[0]).tolist())
+
+
+def _arranged(t: Translation, op: Op, dims: object, order: Callable[[int], Sequence[int]]) -> None:
+    """The same places of one axis in another order, which depends on how many there are."""
+    axes = wholes(dims, 1)
     if len(axes) != 1:
         raise Opaque("several axes")
-    size = value_of(op).shape[axes[0]]
+    shape = value_of(op).shape
+    size, axis = shape[axes[0]], axes[0] % len(shape)
     if isinstance(size, str):
-        _some(t, op, axes[0] % len(value_of(op).shape))
-        return
-    _taken(t, op, axes[0] % len(value_of(op).shape), np.roll(np.arange(size), shifts[0]).tolist())
+        _some(t, op, axis)
+    else:
+        _taken(t, op, axis, order(size))
 
 
 def _split(t: Translation, op: Op) -> None:
