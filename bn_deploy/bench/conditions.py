@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Watch:
 
     def look_at_gpu(self) -> None:
         """Notes the GPU's clock, temperature and reasons for throttling; does nothing without nvidia-smi."""
-        if (state := gpu_state()) is not None:
+        if (state := ask_gpu(_QUERY)) is not None:
             self._gpu.append(state)
 
     def summary(self) -> dict[str, Any]:
@@ -105,14 +106,14 @@ def throttle_events(root: Path) -> int | None:
     return sum(counts) if counts else None
 
 
-def gpu_state() -> list[str] | None:
-    """The values of _QUERY for the first GPU, as nvidia-smi writes them; None without one."""
+def ask_gpu(fields: Sequence[str]) -> list[str] | None:
+    """The values of nvidia-smi's `fields` for the first GPU, as it writes them; None without one."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     try:
         done = subprocess.run(  # noqa: S603 - the program is NVIDIA's, the arguments are ours
-            [program, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"],
+            [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"],
             capture_output=True,
             check=True,
             timeout=_WAIT_S,

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bn_deploy.bench.conditions import load_average, steal_s, text
+from bn_deploy.bench.conditions import ask_gpu, load_average, steal_s, text
 
 DISTRIBUTIONS: tuple[str, ...] = (
     "bn-deploy",
@@ -21,6 +21,7 @@ DISTRIBUTIONS: tuple[str, ...] = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "torch",
@@ -44,11 +45,12 @@ def environment(root: Path = Path("/")) -> dict[str, Any]:
     `usable_cores` (those that this process may run on), `governor` (of the first core),
     `load_average` (over 1, 5 and 15 minutes), `steal_s` (time since boot that the host of a virtual machine
     gave to others, summed over cores), `versions` (by distribution; null if not installed), `gpu_name` and
-    `gpu_driver` (null: nothing here asks a GPU).
+    `gpu_driver` (of the first GPU, as nvidia-smi has them).
 
     Args:
         root: where `proc` and `sys` lie.
     """
+    gpu_name, gpu_driver = ask_gpu(("name", "driver_version")) or (None, None)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -60,8 +62,8 @@ def environment(root: Path = Path("/")) -> dict[str, Any]:
         "load_average": load_average(),
         "steal_s": steal_s(root),
         "versions": {name: _version(name) for name in DISTRIBUTIONS},
-        "gpu_name": None,
-        "gpu_driver": None,
+        "gpu_name": gpu_name,
+        "gpu_driver": gpu_driver,
     }
 
 

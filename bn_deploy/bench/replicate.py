@@ -57,7 +57,11 @@ class _Gathered:
         clock: Clock,
     ) -> Iterator[None]:
         """Runs the processes; yields after each cell."""
+        longest = 0.0
         for process in range(options.processes):
+            began = clock()
+            if options.quick and process and began + longest > deadline:
+                return
             seconds = max(0.0, deadline - clock()) / (options.processes - process)
             job = Job(tuple(candidates), inputs, options, process, seconds, describe=process == 0)
             for event in run_worker(command, job):
@@ -72,6 +76,7 @@ class _Gathered:
                 elif event["census"] is not None:
                     self.census = event["census"]
             self.watch.look_at_gpu()
+            longest = max(longest, clock() - began)
 
     def _check(self, candidates: Sequence[Candidate], about: list[dict[str, Any]], process: int) -> None:
         """What a runner says of itself must be the same in every process."""
@@ -96,7 +101,8 @@ def replicate(
     """Times the candidates in fresh processes, one after the other.
 
     Each process gets an equal share of the time that is left when it starts, so a machine that takes long to
-    start processes spends less on timing and ends when it was told to.
+    start processes spends less on timing and ends when it was told to. A quick measurement, which decides
+    nothing, leaves out a process that would not end in time, judging by those before it.
 
     Args:
         candidates: what to time, no two of the same name.

@@ -13,8 +13,6 @@ from bn_deploy.backends.base import Array
 from bn_deploy.bench.candidate import Candidate, Source
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import InputError, NotAvailable, RunFolderError
-from bn_deploy.exporting.onnx_file import export as export_onnx
-from bn_deploy.exporting.onnx_file import inspect
 from bn_deploy.model import model
 from bn_deploy.pipeline.evidence import plan
 from bn_deploy.pipeline.worker import FORMS
@@ -203,8 +201,11 @@ def write_custom(run: RunFolder, checkpoint: Checkpoint) -> None:
     known = run.find(kinds.CUSTOM)
     if known is not None and known.made_from == native.made_from and known.path.is_file():
         return
+    # The exporter takes a second to load; where the file is there, nobody waits for it.
+    from bn_deploy.exporting.onnx_file import export, inspect
+
     row = model(checkpoint.model)
-    export_onnx(
+    export(
         checkpoint.network,
         run.path(kinds.CUSTOM),
         inputs=row.inputs,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +99,7 @@ def time_all(
                 replace(c, threads=given.get(c.backend, 1) if c.threads else None) for c in candidates
             ]
         if not options.quick:
-            for last in track(_last_of_each(candidates), "memory", len(_last_of_each(candidates))):
-                taken.append(memory(last, inputs, options, command=command))
+            taken += _memory_of(_last_of_each(candidates), inputs, options, command, track)
         found = replicate(
             with_twin(candidates),
             inputs,
@@ -134,6 +136,19 @@ def _computes_on_cpu(candidate: Candidate) -> bool:
 
 def _last_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list({candidate.backend: candidate for candidate in candidates}.values())
+
+
+def _memory_of(
+    candidates: Sequence[Candidate],
+    inputs: Path,
+    options: MeasureOptions,
+    command: Sequence[str],
+    track: Track,
+) -> list[Memory]:
+    """What each takes in its own process; nothing is timed, so they may run side by side."""
+    probe = partial(memory, inputs=inputs, options=options, command=command)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(track(pool.map(probe, candidates), "memory", len(candidates)))
 
 
 def _calibrated(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bn_deploy.bench.conditions import Watch, cpu_mhz, gpu_state, throttle_events
+from bn_deploy.bench.conditions import Watch, ask_gpu, cpu_mhz, throttle_events
 from bn_deploy.bench.memory import peak_bytes, resident_bytes
 
 STAT = "cpu  100 0 100 9000 0 0 0 {steal} 0 0\n"
@@ -70,7 +70,7 @@ def test_the_gpu_is_asked_through_its_own_program(
     stand_in.write_text(f"#!/bin/sh\n{program}\n")
     stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr("shutil.which", lambda _: str(stand_in))
-    assert gpu_state() == expected
+    assert ask_gpu(("clocks.sm", "temperature.gpu", "clocks_event_reasons.active")) == expected
 
 
 def test_memory_is_read_in_bytes(tmp_path: Path) -> None:

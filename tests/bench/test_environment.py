@@ -58,9 +58,18 @@ def test_facts_are_read_from_the_machine(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_a_fact_that_cannot_be_read_is_null(files: dict[str, str], tmp_path: Path) -> None:
     facts = environment(machine(tmp_path, files))
-    assert [facts[key] for key in ("cpu_model", "steal_s", "governor", "gpu_name", "gpu_driver")] == [
-        None
-    ] * 5
+    assert [facts[key] for key in ("cpu_model", "steal_s", "governor")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [(["Example GPU", "580.1"], ["Example GPU", "580.1"]), (None, [None, None])]
+)
+def test_the_gpu_is_named(
+    told: list[str] | None, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bn_deploy.bench.environment.ask_gpu", lambda fields: told)
+    facts = environment()
+    assert [facts["gpu_name"], facts["gpu_driver"]] == expected
 
 
 def test_a_system_without_load_or_affinity_says_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

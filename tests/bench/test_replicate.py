@@ -63,6 +63,15 @@ def test_two_processes_from_end_to_end(inputs: Path) -> None:
     assert set(found.conditions) >= {"load_average", "steal_s", "cpu_mhz_min", "throttle_events", "gpu"}
 
 
+@pytest.mark.parametrize(("quick", "budget_s", "done"), [(True, 0.01, 1), (True, 60.0, 2), (False, 0.01, 2)])
+def test_only_a_quick_measurement_leaves_out_a_process_that_would_be_late(
+    quick: bool, budget_s: float, done: int, inputs: Path
+) -> None:
+    found = measured(inputs, busy("2000"), quick=quick, budget_s=budget_s)
+    assert [len(row.runs) for row in found.results] == [done, done]
+    assert not found.interrupted
+
+
 def test_an_interruption_keeps_what_was_done(inputs: Path) -> None:
     def interrupting(items: Iterable[T], _: str, total: int) -> Iterator[T]:
         assert total == 4
