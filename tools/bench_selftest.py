@@ -40,6 +40,7 @@ from bn_deploy.bench.verdict import Ratio, Verdict, log_ratios
 from bn_deploy.bench.worker import work
 from bn_deploy.cli.console import track
 from bn_deploy.spec import Precision, TensorSpec
+from machine import machine
 
 Logs = NDArray[np.float64]
 Interval = Callable[[Logs], "tuple[float, float] | None"]
@@ -232,6 +233,7 @@ def main() -> int:
     code = show(counts, arguments.trials)
     print(f"\n{SIMULATED:,} trials drawn from those processes")
     show(simulated(noise), SIMULATED)
+    print(f"\n{machine()}")
     return code
 
 

@@ -118,6 +118,9 @@ class OrtRunner:
 
     def load(self, feeds: Feeds) -> None:
         """See Runner."""
+        if self._batch is not None and self._memory.reload(feeds):
+            self._computed = False
+            return
         batch = check_feeds(self.inputs, feeds)
         self._computed = False
         if batch != self._batch:

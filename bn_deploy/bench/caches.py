@@ -2,7 +2,7 @@
 
 A service that is called now and then finds its inputs, its weights and its code in memory. Calls in a row do
 not, so before each one a set of inputs larger than the last-level cache is read through, untimed, and the
-call gets other inputs than the one before.
+call gets other inputs than the one before. Where a GPU computes, its L2 cache is written over as well.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class Rotation:
 
 
 def cold(
-    rotation: Rotation, feeds: dict[str, Array], place: Callable[[Feeds], object] | None
+    rotation: Rotation,
+    feeds: dict[str, Array],
+    place: Callable[[Feeds], object] | None,
+    evict: Callable[[], object] | None = None,
 ) -> Callable[[], object]:
     """What is done before a cold call: other inputs, and none of them in a cache.
 
@@ -75,6 +78,7 @@ def cold(
         rotation: where inputs come from.
         feeds: what the call reads its inputs from; changed in place.
         place: brings the inputs to the runner, where that is no part of the call.
+        evict: empties the caches of where the runner computes, if that is not the CPU.
     """
 
     def prepare() -> None:
@@ -82,5 +86,7 @@ def cold(
         if place is not None:
             place(feeds)
         rotation.evict()
+        if evict is not None:
+            evict()
 
     return prepare

@@ -1,8 +1,10 @@
-"""How much memory this process holds, as the system counts it."""
+"""How much memory this process holds, as the system counts it, and how much of the GPU's is in use."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from bn_deploy.bench.conditions import ask_gpu
 
 _STATUS = Path("/proc/self/status")
 
@@ -15,6 +17,12 @@ def resident_bytes(status: Path = _STATUS) -> int | None:
 def peak_bytes(status: Path = _STATUS) -> int | None:
     """The most that `resident_bytes` ever was; None where the system does not tell."""
     return _line(status, "VmHWM")
+
+
+def gpu_bytes() -> int | None:
+    """What of the first GPU's memory is in use, by whomever; None where nvidia-smi tells no such thing."""
+    told = ask_gpu(("memory.used",))  # in MiB
+    return int(told[0]) << 20 if told and told[0].isdecimal() else None
 
 
 def _line(status: Path, name: str) -> int | None:

@@ -66,18 +66,12 @@ def covers(capabilities: tuple[str, ...], gpu: Gpu) -> bool:
 
 def find_gpu() -> Gpu | str:
     """The GPU, or one sentence that says why there is none."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        library = _library(name)
-    except OSError:
-        return f"no NVIDIA driver is installed ({name} cannot be loaded)"
-    try:
-        _call(library, "cuInit", 0)
-        count = _integer(library, "cuDeviceGetCount")
-        if count == 0:
+        library = started()
+        if integer(library, "cuDeviceGetCount") == 0:
             return "the NVIDIA driver sees no CUDA device"
         return _describe(library)
-    except _DriverError as error:
+    except NotAvailable as error:
         return str(error)
 
 
@@ -99,36 +93,56 @@ def gpu() -> Gpu:
     return found
 
 
-class _DriverError(Exception):
-    """A driver function that did not succeed; its text is the reason for a person."""
+def started() -> Any:
+    """The driver's library, ready to be called.
+
+    Raises:
+        NotAvailable: there is none, or it does not work.
+    """
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        library = _library(name)
+    except OSError as error:
+        raise NotAvailable(f"no NVIDIA driver is installed ({name} cannot be loaded)") from error
+    call(library, "cuInit", 0)
+    return library
+
+
+def call(library: Any, function: str, *arguments: Any) -> None:
+    """Calls a function of the driver; what is no int needs its ctypes type.
+
+    Raises:
+        NotAvailable: it did not succeed.
+    """
+    code = getattr(library, function)(*arguments)
+    if code != _SUCCESS:
+        reason = _REASONS.get(code, f"{function} returned the CUDA error {code}")
+        raise NotAvailable(f"the NVIDIA driver does not work: {reason}")
+
+
+def integer(library: Any, function: str, *arguments: int) -> int:
+    """Calls a function that writes one int through its first argument.
+
+    Raises:
+        NotAvailable: it did not succeed.
+    """
+    value = ctypes.c_int()
+    call(library, function, ctypes.byref(value), *arguments)
+    return value.value
 
 
 def _library(name: str) -> Any:
     return ctypes.CDLL(name)
 
 
-def _call(library: Any, function: str, *arguments: Any) -> None:
-    code = getattr(library, function)(*arguments)
-    if code != _SUCCESS:
-        reason = _REASONS.get(code, f"{function} returned the CUDA error {code}")
-        raise _DriverError(f"the NVIDIA driver does not work: {reason}")
-
-
-def _integer(library: Any, function: str, *arguments: int) -> int:
-    """Calls a function that writes one int through its first argument."""
-    value = ctypes.c_int()
-    _call(library, function, ctypes.byref(value), *arguments)
-    return value.value
-
-
 def _describe(library: Any) -> Gpu:
     # Device 0 of those that CUDA_VISIBLE_DEVICES leaves: the one torch and TensorRT use when not told.
-    device = _integer(library, "cuDeviceGet", 0)
+    device = integer(library, "cuDeviceGet", 0)
     name = ctypes.create_string_buffer(_NAME_BYTES)
-    _call(library, "cuDeviceGetName", name, _NAME_BYTES, device)
-    major = _integer(library, "cuDeviceGetAttribute", _COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _integer(library, "cuDeviceGetAttribute", _COMPUTE_CAPABILITY_MINOR, device)
-    version = _integer(library, "cuDriverGetVersion")  # 1000 x major + 10 x minor
+    call(library, "cuDeviceGetName", name, _NAME_BYTES, device)
+    major = integer(library, "cuDeviceGetAttribute", _COMPUTE_CAPABILITY_MAJOR, device)
+    minor = integer(library, "cuDeviceGetAttribute", _COMPUTE_CAPABILITY_MINOR, device)
+    version = integer(library, "cuDriverGetVersion")  # 1000 x major + 10 x minor
     return Gpu(
         name=name.value.decode("utf-8", "replace"),
         compute_capability=(major, minor),
