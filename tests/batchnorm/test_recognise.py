@@ -18,7 +18,8 @@ from bn_deploy.batchnorm.holdings import Unlike, held, looks_like_batchnorm
 from bn_deploy.batchnorm.last_axis import LastAxisBatchNorm
 from bn_deploy.errors import ModelError
 from tests.batchnorm.layers import Published, hard_numbers, layer, output, random_input, untouched
-from tests.batchnorm.styles import LOOK_ALIKES, NUMBERS, STYLES, C, Function, Sub, Textbook, Vectors, filled
+from tests.batchnorm.look_alikes import LOOK_ALIKES
+from tests.batchnorm.styles import NUMBERS, STYLES, C, Function, Sub, Textbook, Vectors, filled
 
 NETWORK_INPUT = (5, C, 4, 3)
 
