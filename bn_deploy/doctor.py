@@ -18,9 +18,11 @@ def examine() -> dict[str, Any]:
     gpu = driver.find_gpu()
     try:
         tensorrt = api.find()
-        engine = f"{tensorrt}, builds {'without' if tensorrt.builds_without_gpu else 'only with'} a GPU"
-        lacking = knobs.missing(tensorrt)
-        offers = {knob.name: lacking.get(knob.name) for knob in knobs.KNOBS}
+        engine, offers = f"{tensorrt}, only runs plans", {}
+        if tensorrt.builds:
+            engine = f"{tensorrt}, builds {'without' if tensorrt.builds_without_gpu else 'only with'} a GPU"
+            lacking = knobs.missing(tensorrt)
+            offers = {knob.name: lacking.get(knob.name) for knob in knobs.KNOBS}
     except NotAvailable as error:
         engine, offers = f"none: {error}", {}
     return {

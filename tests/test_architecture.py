@@ -54,6 +54,7 @@ HOMES: dict[str, set[str]] = {
     "rich": {"cli", "report/layout.py"},
     "matplotlib": {"report/plots.py"},
     "tensorrt": {"engine/api.py"},
+    "tensorrt_lean": {"engine/api.py"},
     "tensorrt_rtx": {"engine/api.py"},
     "cuda": {"backends/device_memory.py"},
     "onnxruntime": {"backends/onnxrt.py", "doctor.py", "precision/runtime.py"},

@@ -214,7 +214,7 @@ def main() -> int:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(sys.stdin.readline(), lambda candidate: Work(int(candidate.source.form)), sys.stdout)
+        work(sys.stdin, lambda candidate: Work(int(candidate.source.form)), sys.stdout)
         return 0
     if arguments.simulate:
         rows = LatencyRecord.read(arguments.simulate).results

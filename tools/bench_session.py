@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(sys.stdin.readline(), opened, sys.stdout)
+        work(sys.stdin, opened, sys.stdout)
         return 0
     if arguments.model is None:
         parser.error("name an ONNX file")

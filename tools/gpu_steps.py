@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bn_deploy.artifact import write_json
-from bn_deploy.backends.base import Array, Runner, infer
+from bn_deploy.backends.base import Array, Runner, facts, infer
 
 BATCHES = (1, 8, 64, 256)
 WARMUP_CALLS = 20
@@ -163,10 +163,19 @@ def _trained(run: Path) -> Any:
     return load_checkpoint(own.path).network
 
 
+def graph_of(runner: Runner) -> str:
+    """Whether a runner launches a call as one CUDA graph: "on", "off", or "off: " and why not."""
+    known = facts(runner)
+    if known.no_cuda_graph:
+        return f"off: {known.no_cuda_graph}"
+    return "on" if known.cuda_graph else "off"
+
+
 def engine(step: Step, precision: str) -> None:
     """Builds an engine here, and has it run in every way."""
     from bn_deploy import run_folder as kinds
-    from bn_deploy.backends import trt
+    from bn_deploy.backends import backend
+    from bn_deploy.backends.options import RunOptions
     from bn_deploy.engine.build import BuildOptions, build
     from bn_deploy.spec import Precision
 
@@ -189,7 +198,9 @@ def engine(step: Step, precision: str) -> None:
         with ExitStack() as stack:
             runner: Any = None
             with step.part("graph" if graph else "plain") as found:
-                runner = stack.enter_context(trt.open_runner(plan, threads=1, cuda_graph=graph))
+                runner = stack.enter_context(
+                    backend("trt").open(plan, threads=1, running=RunOptions(cuda_graph=graph))
+                )
                 name, output = runner.inputs[0].name, runner.outputs[0].name
 
                 def predict(part: Array, runner: Any = runner, name: str = name, output: str = output) -> Any:
@@ -198,11 +209,11 @@ def engine(step: Step, precision: str) -> None:
                 found["precision"] = runner.precision.value
                 found["parity"] = parity(predict, images, labels, exact)
                 logits[graph] = predict(images[:256])
-                found["cuda_graph"] = runner.cuda_graph
+                found["cuda_graph"] = graph_of(runner)
             if runner is not None:
                 with step.part("graph_latency" if graph else "plain_latency") as found:
                     found["batches"] = latency(runner, images)
-                    found["cuda_graph"] = runner.cuda_graph
+                    found["cuda_graph"] = graph_of(runner)
     if len(logits) < 2:
         return  # one of the two did not run, which is told already
     with step.part("graph_against_plain") as found:

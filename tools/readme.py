@@ -4,8 +4,8 @@
     python tools/readme.py --check    exits 1 if they are stale
 
 The commands come from the command line itself, the screen from the report that tools/make_reference.py left
-in models/lenet-bn, the table of folding from what tools/fold_survey.py found: the README holds no figure that
-a tool did not produce.
+in models/lenet-bn, the table of folding from what tools/fold_survey.py found, the evidence on measuring from
+tools/results: the README holds no figure that a tool did not produce.
 """
 
 from __future__ import annotations
@@ -45,7 +45,13 @@ def survey() -> str:
     return fold_table.table(read_json(fold_table.FILE))
 
 
-PARTS = {"commands": commands, "screen": screen, "survey": survey}
+def evidence() -> str:
+    """What the two tools printed that put `bn-deploy bench` itself to the test."""
+    found = [ROOT / "tools/results" / f"{name}.txt" for name in ("bench_selftest", "bench_session")]
+    return "\n\n".join(f"```text\n{path.read_text(encoding='utf-8').rstrip()}\n```" for path in found)
+
+
+PARTS = {"commands": commands, "screen": screen, "survey": survey, "evidence": evidence}
 
 
 def filled(text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bn_deploy.backends.options import AS_IT_IS, RunOptions, flag
 from bn_deploy.errors import InputError, NotAvailable
 from bn_deploy.spec import Precision
 
@@ -33,6 +34,7 @@ class Backend:
             `precision`. None: it computes in the source's.
         compiles: opening a runner runs a compiler, for ten seconds or more: to be used when it is named, not
             because it is there.
+        takes: the fields of RunOptions that it can be asked for: `open_runner` takes them by name.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Backend:
     spins: bool = False
     precisions: tuple[Precision, ...] = ()
     compiles: bool = False
+    takes: tuple[str, ...] = ()
 
     def why_not(self) -> str | None:
         """None if the backend can run here, else the reason and what would change it."""
@@ -55,6 +58,7 @@ class Backend:
         threads: int,
         spinning: bool | None = None,
         precision: Precision | None = None,
+        running: RunOptions = AS_IT_IS,
     ) -> Runner:
         """A runner for `source`.
 
@@ -63,9 +67,10 @@ class Backend:
             threads: CPU threads, for runtimes that compute on the CPU.
             spinning: whether idle threads busy-wait for work; None leaves it to the runtime.
             precision: the number format to compute in; None is the source's.
+            running: what else is asked for.
 
         Raises:
-            InputError: the runtime's threads cannot spin, or it does not take a precision.
+            InputError: the runtime's threads cannot spin, or it does not take a precision or another option.
             NotAvailable: the backend cannot run here, or would compute in another precision or somewhere else
                 than asked.
             ModelError: the source cannot be loaded.
@@ -80,6 +85,10 @@ class Backend:
         elif precision is not None:
             takes = ", ".join(p.value for p in self.precisions) or "none: it computes in the network's"
             raise InputError(f"{self.name} cannot be asked for {precision.value}; it can for {takes}")
+        for name, value in running.asked().items():
+            if name not in self.takes:
+                raise InputError(f"{flag(name)} means nothing to {self.name}; {takers(name)} takes it")
+            options[name] = value
         if (reason := self.why_not()) is not None:
             raise NotAvailable(reason)
         runner: Runner = import_module(self.module).open_runner(source, threads=threads, **options)
@@ -102,8 +111,13 @@ BACKENDS: tuple[Backend, ...] = (
         "onnx",
         precisions=(Precision.FP32, Precision.FP16, Precision.BF16),
     ),
-    Backend("trt", "bn_deploy.backends.trt", "plan"),
+    Backend("trt", "bn_deploy.backends.trt", "plan", takes=("cuda_graph", "trust", "lean_runtime")),
 )
+
+
+def takers(option: str) -> str:
+    """The backends that take a field of RunOptions, in words."""
+    return " and ".join(row.name for row in BACKENDS if option in row.takes)
 
 
 def backend(name: str) -> Backend:

@@ -30,12 +30,14 @@ class Facts:
         threads: CPU threads that compute.
         spinning: whether idle threads busy-wait for work instead of sleeping.
         cuda_graph: whether the kernels of a call are launched as one recorded graph.
+        no_cuda_graph: why they are not, although that was asked for.
         tf32: whether products of float32 numbers may be rounded to 10 bits of mantissa first.
     """
 
     threads: int | None = None
     spinning: bool | None = None
     cuda_graph: bool | None = None
+    no_cuda_graph: str | None = None
     tf32: bool | None = None
 
 

@@ -52,7 +52,8 @@ def open_runner(
 
     Raises:
         NotAvailable: there is no TensorRT or no GPU here, or the plan was built for another machine.
-        InputError: the plan or its side-car is missing or damaged, or it brings code and is not trusted.
+        InputError: the plan, its side-car or the library is missing or damaged, or the plan brings code and
+            is not trusted, or it needs a library and none was given.
         ModelError: TensorRT does not load the plan, or it computes in another precision than its side-car
             says.
     """
@@ -68,8 +69,17 @@ def open_runner(
             f"{source} carries code that would run here with your rights (a lean runtime); if you trust "
             "where it comes from, say --trust"
         )
-    if lean_runtime is not None and not trt.loads_lean_runtimes:
-        raise InputError(f"{trt} cannot load a lean runtime")
+    if lean_runtime is None and known.needs_lean_runtime and known.tensorrt_version != trt.version:
+        raise InputError(
+            f"{source} was built without the lean runtime that {trt} needs to run it; give the library of "
+            f"{known.tensorrt} {known.tensorrt_version} with --lean-runtime"
+        )
+    if lean_runtime is not None:
+        if not trt.loads_lean_runtimes:
+            raise InputError(f"{trt} cannot load a lean runtime")
+        if not lean_runtime.is_file():  # the loader would look for it in other folders
+            raise InputError(f"there is no lean runtime {lean_runtime}")
+        lean_runtime = lean_runtime.absolute()
     memory = open_memory()
     try:
         with trt.listen():
@@ -96,7 +106,6 @@ class TrtRunner:
         precision: the number format it computes in, read from the engine.
         provider: which TensorRT, and its version.
         profiles: the batch sizes it accepts, read from the engine.
-        cuda_graph: "on", "off", or "off: " and the reason why it could not be had.
     """
 
     backend = "trt"
@@ -117,7 +126,8 @@ class TrtRunner:
         self.outputs = loaded.outputs
         self.precision = loaded.precision
         self.profiles = loaded.profiles
-        self.cuda_graph = "on" if cuda_graph else "off"
+        self._graphs = cuda_graph
+        self._no_graphs: str | None = None
         self._source = source
         self._tf32 = "TF32" in known.settings.get("flags", ())
         self._trt = trt
@@ -133,8 +143,8 @@ class TrtRunner:
 
     @property
     def facts(self) -> Facts:
-        """What else decides how fast it is."""
-        return Facts(cuda_graph=self.cuda_graph == "on", tf32=self._tf32)
+        """What else decides how fast it is; whether graphs could be had is known when a batch was loaded."""
+        return Facts(cuda_graph=self._graphs, no_cuda_graph=self._no_graphs, tf32=self._tf32)
 
     def load(self, feeds: Feeds) -> None:
         """See Runner. A batch size that is new here is prepared first, and recorded if a graph was asked for.
@@ -162,7 +172,7 @@ class TrtRunner:
                 stage(shape.buffers[spec.name], feeds[spec.name])
                 self._memory.copy_to_device(shape.buffers[spec.name])
             self._busy = True
-            if self.cuda_graph == "on" and shape.graph is None:
+            if self._graphs and shape.graph is None:
                 self._record(shape)
         self._loaded = shape
 
@@ -231,12 +241,12 @@ class TrtRunner:
     def _ready(self, rows: int, profile: int) -> Shape:
         """The shape of `rows` rows; without a graph, if it cannot be had with one."""
         try:
-            if self.cuda_graph == "on":
+            if self._graphs:
                 try:
                     found = self._shapes.ready(rows, profile, own_context=True)
                 except ModelError as error:
                     # 8.5 has no two contexts for one profile; whatever else is wrong shows without a graph.
-                    self.cuda_graph = f"off: {error}"
+                    self._give_up_graphs(str(error))
                 else:
                     return found
             found = self._shapes.ready(rows, profile, own_context=False)
@@ -255,8 +265,14 @@ class TrtRunner:
             if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(
                 self._memory.stream
             ):
-                self.cuda_graph = "off: TensorRT cannot be recorded with these shapes"
+                self._give_up_graphs(f"TensorRT cannot be recorded with a batch of {shape.rows}")
                 return
             shape.graph = self._memory.record(lambda: self._start(shape))
         except NotAvailable as error:
-            self.cuda_graph = f"off: {error}"
+            self._give_up_graphs(str(error))
+
+    def _give_up_graphs(self, reason: str) -> None:
+        """From here on no batch size has one: what is told of a runner must hold for all that it runs."""
+        self.synchronize()
+        self._shapes.forget_graphs()
+        self._graphs, self._no_graphs = False, reason

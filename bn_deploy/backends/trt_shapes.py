@@ -100,6 +100,14 @@ class Shapes:
         self._kept[rows] = shape  # the last one is the one used last
         return shape
 
+    def forget_graphs(self) -> None:
+        """Lets every shape be started anew each time; the stream must be idle."""
+        for shape in self._kept.values():
+            if shape.graph is not None:
+                shape.graph.close()
+                shape.graph = None
+        self._set_to = None  # which context was set to what last no longer counts: each is set again
+
     def close(self) -> None:
         """Gives everything back; the stream must be idle."""
         for rows in list(self._kept):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bn_deploy.backends.options import AS_IT_IS, RunOptions
 from bn_deploy.bench.fields import NULL, fields
 from bn_deploy.errors import InputError
 
@@ -51,6 +52,7 @@ class Candidate:
         spinning: whether idle threads are to busy-wait; None leaves it to the backend.
         precision: the number format that it must compute in; None is whatever the source asks for.
         provider: the runtime's component that must compute; None is whichever does.
+        running: what else is asked of the backend.
         again: whether it is the second copy of a network that is timed against itself.
     """
 
@@ -61,6 +63,7 @@ class Candidate:
     spinning: bool | None = None
     precision: str | None = None
     provider: str | None = None
+    running: RunOptions = AS_IT_IS
     again: bool = False
 
     @property
@@ -75,7 +78,8 @@ class Candidate:
     @property
     def requested(self) -> dict[str, Any]:
         """What was asked for, where something was."""
-        return {name: getattr(self, name) for name in ("threads", "spinning", "precision", "provider")}
+        own = {name: getattr(self, name) for name in ("threads", "spinning", "precision", "provider")}
+        return {**own, **self.running.to_json()}
 
     def to_json(self) -> dict[str, Any]:
         """The candidate as JSON values."""
@@ -94,9 +98,10 @@ class Candidate:
         Raises:
             InputError: it is something else.
         """
-        row = fields(value, _FIELDS, what)
+        row = dict(fields(value, _FIELDS, what))
         source = fields(row["source"], _SOURCE, f"{what}: source")
-        return cls(**{**row, "source": Source(**source)})
+        running = RunOptions.from_json({name: row.pop(name) for name in AS_IT_IS.to_json()})
+        return cls(**{**row, "source": Source(**source), "running": running})
 
 
 def named(backend: str, label: str, *, again: bool) -> str:
@@ -113,5 +118,8 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     "spinning": (bool, NULL),
     "precision": (str, NULL),
     "provider": (str, NULL),
+    "cuda_graph": (bool,),
+    "trust": (bool,),
+    "lean_runtime": (str, NULL),
     "again": (bool,),
 }

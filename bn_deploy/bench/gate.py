@@ -103,7 +103,11 @@ def against(
     Raises:
         InputError: the environments or the ways of measuring differ, or the two have no row in common.
     """
-    unlike = [*differences(before.environment, after.environment), *_options(before, after)]
+    unlike = [
+        *differences(before.environment, after.environment),
+        *_options(before, after),
+        *_graphs(before, after),
+    ]
     if unlike and not anyway:
         raise InputError(
             f"the two measurements are not comparable: {'; '.join(unlike)} (--anyway compares them)"
@@ -135,4 +139,16 @@ def _options(before: LatencyRecord, after: LatencyRecord) -> list[str]:
         f"{name}: {ours} / {theirs}"
         for name in ("scopes", "regime", "scenario", "rate_per_s")
         if (ours := getattr(before.options, name)) != (theirs := getattr(after.options, name))
+    ]
+
+
+def _graphs(before: LatencyRecord, after: LatencyRecord) -> list[str]:
+    """Which rows were one recorded graph a call in one of the two only."""
+    then = {_key(row): bool(row.cuda_graph) for row in before.results if not row.again}
+    now = {_key(row): bool(row.cuda_graph) for row in after.results if not row.again}
+    words = {True: "a CUDA graph", False: "no CUDA graph"}
+    return [
+        f"{key[0]}, batch {key[1]}: {words[then[key]]} / {words[now[key]]}"
+        for key in then
+        if key in now and then[key] != now[key]
     ]

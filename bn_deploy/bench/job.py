@@ -21,7 +21,6 @@ class Job:
             often as a batch needs.
         options: how to measure.
         process: which process this is, from 0; with the seed, it draws every order.
-        seconds: for all of it, from when the job is read; opening is part of it.
         describe: ask each runner for the operators of its loaded graph, after everything was timed.
         probe: time nothing, but note the memory that the only candidate takes.
     """
@@ -30,7 +29,6 @@ class Job:
     inputs: Path
     options: MeasureOptions
     process: int
-    seconds: float
     describe: bool = False
     probe: bool = False
 
@@ -41,7 +39,6 @@ class Job:
             "inputs": str(self.inputs),
             "options": self.options.to_json(),
             "process": self.process,
-            "seconds": float(self.seconds),
             "describe": self.describe,
             "probe": self.probe,
         }
@@ -72,7 +69,6 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "inputs": (str,),
     "options": (dict,),
     "process": (int,),
-    "seconds": (float,),
     "describe": (bool,),
     "probe": (bool,),
 }

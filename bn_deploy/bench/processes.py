@@ -1,4 +1,4 @@
-"""Starts the worker processes of a measurement, one after the other, and gathers what they send.
+"""Starts the worker processes of a measurement, talks to them, and sees them off.
 
 Each is a fresh interpreter: where the system puts its memory, its stack and its libraries is drawn anew, and
 that moves the times of a network by per cents for as long as the process lives.
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, cast
 
 import bn_deploy
@@ -22,7 +23,9 @@ from bn_deploy.bench.job import Job
 from bn_deploy.errors import BnDeployError, ModelError
 
 Command = Sequence[str]
-"""What starts a worker: it reads one job from its standard input and writes events to its standard output."""
+"""What starts a worker: see `bench.worker` for what it reads and writes."""
+
+Event = dict[str, Any]
 
 THREAD_VARIABLES: tuple[str, ...] = (
     "OMP_NUM_THREADS",
@@ -34,40 +37,74 @@ THREAD_VARIABLES: tuple[str, ...] = (
 """How numerical libraries are told to use so many threads; a user's own settings must not leak in."""
 
 
-def run_worker(command: Command, job: Job) -> Iterator[dict[str, Any]]:
-    """Runs one worker and yields its events as they come; the process is gone when the iterator is.
+class Worker:
+    """One fresh process: it opens its candidates at once, and times them when it is told to.
 
-    Raises:
-        BnDeployError: the worker reported one of our errors; it is raised again here.
-        ModelError: the worker died, as a runtime that crashes makes it.
+    Args:
+        command: starts it.
+        job: what it is to do.
     """
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, or one that the caller chose
+
+    def __init__(self, command: Command, job: Job) -> None:
+        self._job = job
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker is
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, or one that the caller chose
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=self._complaints,
             env=_surroundings(job),
             encoding="utf-8",
         )
-        try:
-            with suppress(BrokenPipeError), cast("IO[str]", process.stdin) as stream:
-                # One that has died already says why below.
-                stream.write(json.dumps(job.to_json(), allow_nan=False) + "\n")
-            last: dict[str, Any] = {}
-            for line in cast("IO[str]", process.stdout):
-                last = json.loads(line)
-                if last["event"] == "failed":
-                    raise _error(last["kind"])(last["message"])
-                yield last
-            status = process.wait()
-            if last.get("event") != "done":
-                raise ModelError(_obituary(job, status, complaints))
-        finally:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        self._tell(job.to_json())
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._complaints):
+            with suppress(BrokenPipeError):  # what a dead one was never told
+                cast("IO[Any]", stream).close()
+
+    def opened(self) -> Event:
+        """Waits until every candidate is open; what the worker says of them.
+
+        Raises:
+            BnDeployError: the worker reported one of our errors; it is raised again here.
+            ModelError: the worker died, as a runtime that crashes makes it.
+        """
+        return self._next()
+
+    def measure(self, seconds: float) -> Iterator[Event]:
+        """Lets it go on for that long; yields each event as it comes.
+
+        Raises:
+            BnDeployError, ModelError: see `opened`.
+        """
+        self._tell({"seconds": float(seconds)})
+        event: Event = {}
+        while event.get("event") != "done":
+            event = self._next()
+            yield event
+
+    def _tell(self, what: Mapping[str, Any]) -> None:
+        stream = cast("IO[str]", self._process.stdin)
+        with suppress(BrokenPipeError):  # one that has died says why when it is listened to
+            stream.write(json.dumps(what, allow_nan=False) + "\n")
+            stream.flush()
+
+    def _next(self) -> Event:
+        line = cast("IO[str]", self._process.stdout).readline()
+        if not line:
+            raise ModelError(_obituary(self._job, self._process.wait(), self._complaints))
+        event: Event = json.loads(line)
+        if event["event"] == "failed":
+            raise _error(event["kind"])(event["message"])
+        return event
 
 
 def worker_command(module: str) -> list[str]:

@@ -19,7 +19,7 @@ from bn_deploy.bench.replicate import Memory
 from bn_deploy.bench.rows import LatencyResult
 from bn_deploy.errors import InputError
 
-FORMAT = "bn-deploy-latency/2"
+FORMAT = "bn-deploy-latency/3"
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "format": (str,),
@@ -40,6 +40,7 @@ _MEMORY: dict[str, tuple[type, ...]] = {
     "open_bytes": (int, NULL),
     "run_bytes": (int, NULL),
     "peak_bytes": (int, NULL),
+    "gpu_bytes": (int, NULL),
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from bn_deploy.bench.conditions import Watch
 from bn_deploy.bench.job import Job
 from bn_deploy.bench.measure import CLOCK, Clock
 from bn_deploy.bench.options import MeasureOptions
-from bn_deploy.bench.processes import Command, run_worker
+from bn_deploy.bench.processes import Command, Worker
 from bn_deploy.bench.rows import LatencyResult, Run
 from bn_deploy.errors import CheckFailed, InputError
 from bn_deploy.spec import Precision, Track
+
+SIDE_BY_SIDE = 2
+"""Processes that open their candidates at the same time; then they are timed one by one, the other asleep."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +60,43 @@ class _Gathered:
         deadline: float,
         clock: Clock,
     ) -> Iterator[None]:
-        """Runs the processes; yields after each cell."""
+        """Runs the processes, some of which open side by side; yields after each cell."""
         longest = 0.0
-        for process in range(options.processes):
-            began = clock()
-            if options.quick and process and began + longest > deadline:
-                return
-            seconds = max(0.0, deadline - clock()) / (options.processes - process)
-            job = Job(tuple(candidates), inputs, options, process, seconds, describe=process == 0)
-            for event in run_worker(command, job):
-                if event["event"] == "cell":
-                    for place, run in enumerate(event["runs"]):
-                        row = self.runs[event["batch"], event["scope"], place]
-                        row.append(Run.from_json({"process": process, **run}))
-                    yield
-                elif event["event"] == "opened":
-                    self._check(candidates, event["about"], process)
-                    self.overheads_s.append(event["overhead_s"])
-                elif event["census"] is not None:
-                    self.census = event["census"]
-            self.watch.look_at_gpu()
-            longest = max(longest, clock() - began)
+        for first in range(0, options.processes, SIDE_BY_SIDE):
+            numbers = range(first, min(first + SIDE_BY_SIDE, options.processes))
+            with ExitStack() as stack:
+                began = clock()
+                workers = [
+                    stack.enter_context(
+                        Worker(command, Job(tuple(candidates), inputs, options, n, describe=n == 0))
+                    )
+                    for n in numbers
+                ]
+                for number, worker in zip(numbers, workers, strict=True):
+                    self._check(candidates, worker.opened()["about"], number)
+                opening = clock() - began
+                for number, worker in zip(numbers, workers, strict=True):
+                    began = clock()
+                    if options.quick and number and began + longest > deadline:
+                        return
+                    left = options.processes - number
+                    groups = (left - 1) // SIDE_BY_SIDE  # that have yet to be opened
+                    seconds = max(0.0, deadline - began - groups * opening) / left
+                    for event in worker.measure(seconds):
+                        if event["event"] == "cell":
+                            self._keep(event, number)
+                            yield
+                        elif event["event"] == "started":
+                            self.overheads_s.append(event["overhead_s"])
+                        elif event["census"] is not None:
+                            self.census = event["census"]
+                    longest = max(longest, clock() - began)
+                    self.watch.look_at_gpu()
+
+    def _keep(self, event: dict[str, Any], process: int) -> None:
+        for place, run in enumerate(event["runs"]):
+            row = self.runs[event["batch"], event["scope"], place]
+            row.append(Run.from_json({"process": process, **run}))
 
     def _check(self, candidates: Sequence[Candidate], about: list[dict[str, Any]], process: int) -> None:
         """What a runner says of itself must be the same in every process."""
@@ -100,8 +120,8 @@ def replicate(
 ) -> Replicated:
     """Times the candidates in fresh processes, one after the other.
 
-    Each process gets an equal share of the time that is left when it starts, so a machine that takes long to
-    start processes spends less on timing and ends when it was told to. A quick measurement, which decides
+    Each process gets an equal share of the time that is left when it may begin, so a machine that takes long
+    to start processes spends less on timing and ends when it was told to. A quick measurement, which decides
     nothing, leaves out a process that would not end in time, judging by those before it.
 
     Args:
@@ -155,9 +175,10 @@ def _row(candidate: Candidate, place: int, batch: int, scope: Any, gathered: _Ga
         provider=about["provider"],
         device=about["device"],
         precision=Precision(about["precision"]),
-        threads=about["threads"] or candidate.threads,
+        threads=about["threads"] or (candidate.threads if about["device"] == "cpu" else None),
         spinning=about["spinning"],
         cuda_graph=about["cuda_graph"],
+        no_cuda_graph=about["no_cuda_graph"],
         tf32=about["tf32"],
         batch=batch,
         scope=scope,
@@ -175,12 +196,15 @@ class Memory:
         open_bytes: by how much the process grew when the runtime was loaded and the network was opened.
         run_bytes: by how much it had grown after a call at each batch size.
         peak_bytes: the most that the process ever held, interpreter and all.
+        gpu_bytes: by how much the GPU's memory in use had grown after those calls, by the runtime's own
+            context too, and by whatever else took some meanwhile; None where the CPU computes.
     """
 
     name: str
     open_bytes: int | None
     run_bytes: int | None
     peak_bytes: int | None
+    gpu_bytes: int | None = None
 
 
 def memory(candidate: Candidate, inputs: Path, options: MeasureOptions, *, command: Command) -> Memory:
@@ -189,10 +213,13 @@ def memory(candidate: Candidate, inputs: Path, options: MeasureOptions, *, comma
     Raises:
         BnDeployError: it cannot be opened, or does not run.
     """
-    job = Job((candidate,), inputs, options, 0, 0.0, probe=True)
-    *_, done = run_worker(command, job)
+    job = Job((candidate,), inputs, options, 0, probe=True)
+    with Worker(command, job) as worker:
+        worker.opened()
+        *_, done = worker.measure(0.0)
     before, opened, run, peak = done["memory"]
-    return Memory(candidate.name, _grown(before, opened), _grown(before, run), peak)
+    gpu = _grown(*done["gpu_memory"]) if done["gpu_memory"] else None
+    return Memory(candidate.name, _grown(before, opened), _grown(before, run), peak, gpu)
 
 
 def _grown(before: int | None, after: int | None) -> int | None:

@@ -101,14 +101,15 @@ class LatencyResult:
         model: what was timed, such as "custom", "native" or "folded".
         backend: the row of BACKENDS that ran it.
         again: whether it is the second copy of a network that was timed against itself.
-        requested: what was asked for: "threads", "spinning", "precision", "provider"; null where it was left
-            open.
+        requested: what was asked for: "threads", "spinning", "precision", "provider", "lean_runtime", null
+            where it was left open; "cuda_graph" and "trust", false where it was not asked for.
         provider: the runtime's component that computed, as read back.
         device: where it computed, in words, as read back.
         precision: the number format it computed in, as read back.
         threads: CPU threads that computed, as read back; None where that means nothing.
         spinning: whether idle threads busy-waited; None where the runtime does not tell.
         cuda_graph: whether a call was one recorded graph; None where that means nothing.
+        no_cuda_graph: why it was not, although that was asked for.
         tf32: whether products might be rounded to 10 bits of mantissa; None where that means nothing.
         batch: rows per call.
         scope: what was timed, one of SCOPES.
@@ -129,6 +130,7 @@ class LatencyResult:
     threads: int | None
     spinning: bool | None
     cuda_graph: bool | None
+    no_cuda_graph: str | None
     tf32: bool | None
     batch: int
     scope: Scope
@@ -252,6 +254,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "threads": (int, NULL),
     "spinning": (bool, NULL),
     "cuda_graph": (bool, NULL),
+    "no_cuda_graph": (str, NULL),
     "tf32": (bool, NULL),
     "batch": (int,),
     "scope": (str,),

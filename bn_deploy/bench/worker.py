@@ -2,7 +2,8 @@
 
 One job comes in as a line of JSON, one event after the other goes out as a line of JSON:
 
-    opened    what each runner says of itself, and what timing costs
+    opened    what each runner says of itself; it then waits for a second line: the seconds for the timing
+    started   what timing costs
     cell      every sample of a batch size and scope; the next one may never come, if the user interrupts
     done      what could only be asked afterwards: the loaded graphs' operators, memory
     failed    one of our own errors, by the name of its class
@@ -22,15 +23,16 @@ from typing import Any, TextIO
 import numpy as np
 
 from bn_deploy.backends.base import Array, Feeds, Runner, facts, infer, loaded_census
+from bn_deploy.backends.gpu_caches import GpuCaches
 from bn_deploy.bench import measure
 from bn_deploy.bench.arrivals import serve
 from bn_deploy.bench.caches import Rotation, cold
 from bn_deploy.bench.candidate import Candidate
 from bn_deploy.bench.job import Job
 from bn_deploy.bench.measure import CLOCK, Call, Cell, Clock
-from bn_deploy.bench.memory import peak_bytes, resident_bytes
+from bn_deploy.bench.memory import gpu_bytes, peak_bytes, resident_bytes
 from bn_deploy.bench.options import MeasureOptions, Scope
-from bn_deploy.errors import BnDeployError, InputError, NotAvailable
+from bn_deploy.errors import BnDeployError, InputError
 
 Open = Callable[[Candidate], Runner]
 Event = dict[str, Any]
@@ -39,20 +41,28 @@ SEGMENTS = 4
 """In the scenario "server", how many turns each candidate has in a process."""
 
 
-def work(line: str, open_candidate: Open, out: TextIO) -> None:
+def work(lines: TextIO, open_candidate: Open, out: TextIO) -> None:
     """Does one job.
 
     Args:
-        line: the job, as `Job.to_json` wrote it.
+        lines: first the job, as `Job.to_json` wrote it, then, once everything is open, how long to time it.
         open_candidate: makes a runner.
         out: takes the events, a line each.
     """
-    began = CLOCK()
+
+    def told() -> float:
+        line = lines.readline()
+        if not line:
+            raise EOFError
+        return float(json.loads(line)["seconds"])
+
     try:
-        for event in events(Job.from_json(json.loads(line)), open_candidate, began=began):
+        for event in events(Job.from_json(json.loads(lines.readline())), open_candidate, told):
             _send(event, out)
     except BnDeployError as error:
         _send({"event": "failed", "kind": type(error).__name__, "message": str(error)}, out)
+    except EOFError:
+        return  # whoever asked has left, or does without this process
 
 
 def _send(event: Event, out: TextIO) -> None:
@@ -60,13 +70,15 @@ def _send(event: Event, out: TextIO) -> None:
     out.flush()
 
 
-def events(job: Job, open_candidate: Open, *, began: float, clock: Clock = CLOCK) -> Iterator[Event]:
+def events(
+    job: Job, open_candidate: Open, told: Callable[[], float], *, clock: Clock = CLOCK
+) -> Iterator[Event]:
     """Does a job, event by event.
 
     Args:
         job: what to do.
         open_candidate: makes a runner.
-        began: the clock's time from which the job's seconds count.
+        told: waits until the timing may begin; returns the seconds that all of it may take.
         clock: seconds from an arbitrary origin.
 
     Raises:
@@ -75,7 +87,7 @@ def events(job: Job, open_candidate: Open, *, began: float, clock: Clock = CLOCK
     """
     rows = _read(job.inputs)
     draw = np.random.default_rng([job.options.seed, job.process])
-    memory = [resident_bytes()]
+    memory, gpu = [resident_bytes()], gpu_bytes() if job.probe else None
     with ExitStack() as stack:
         # Where a network's memory comes to lie depends on what was opened before it: in each process anew.
         runners: dict[int, Runner] = {}
@@ -88,23 +100,30 @@ def events(job: Job, open_candidate: Open, *, began: float, clock: Clock = CLOCK
             for batch in job.options.batch_sizes
         }
         _check_batches(job.candidates, ordered, feeds)
-        yield {
-            "event": "opened",
-            "about": [_about(runner) for runner in ordered],
-            "overhead_s": measure.overhead_s(),
-        }
+        yield {"event": "opened", "about": [_about(runner) for runner in ordered]}
+        deadline = told() + clock()
+        yield {"event": "started", "overhead_s": measure.overhead_s()}
         if job.probe:
             for given in feeds.values():
                 infer(ordered[0], given)
             memory.append(resident_bytes())
         else:
+            evict = _evictions(job, ordered, stack)
             yield from _cells(
-                job, ordered, rows, feeds=feeds, draw=draw, deadline=began + job.seconds, clock=clock
+                job,
+                ordered,
+                rows,
+                feeds=feeds,
+                evict=evict,
+                draw=draw,
+                deadline=deadline,
+                clock=clock,
             )
         yield {
             "event": "done",
             "census": [_census(runner) for runner in ordered] if job.describe else None,
             "memory": [*memory, peak_bytes()] if job.probe else None,
+            "gpu_memory": [gpu, gpu_bytes()] if job.probe and ordered[0].device != "cpu" else None,
         }
 
 
@@ -144,6 +163,7 @@ def _cells(
     rows: Mapping[str, Array],
     *,
     feeds: Mapping[int, dict[str, Array]],
+    evict: Sequence[Call | None],
     draw: np.random.Generator,
     deadline: float,
     clock: Clock,
@@ -151,8 +171,11 @@ def _cells(
     """Every batch size and scope; what one leaves of its time goes to those after it."""
     grid = [(batch, scope) for batch in job.options.batch_sizes for scope in job.options.scopes]
     for index, (batch, scope) in enumerate(grid):
-        rotation = _rotation(runners, rows, batch) if job.options.regime == "cold" else None
-        cells = [_cell(runner, scope, feeds[batch], rotation) for runner in runners]
+        rotation = Rotation(rows, batch) if job.options.regime == "cold" else None
+        cells = [
+            _cell(runner, scope, feeds[batch], rotation, own)
+            for runner, own in zip(runners, evict, strict=True)
+        ]
         for cell in cells:
             cell.warm_up(job.options.warmup_s, clock)
         until = clock() + max(0.0, deadline - clock()) / (len(grid) - index)
@@ -174,14 +197,17 @@ def _cells(
         }
 
 
-def _rotation(runners: Sequence[Runner], rows: Mapping[str, Array], batch: int) -> Rotation:
-    for runner in runners:
-        if runner.device != "cpu":
-            raise NotAvailable(f"nothing here empties the caches of {runner.device}; take the warm regime")
-    return Rotation(rows, batch)
+def _evictions(job: Job, runners: Sequence[Runner], stack: ExitStack) -> list[Call | None]:
+    """What empties the caches of where each runner computes, for those that do not on the CPU."""
+    if job.options.regime != "cold" or all(runner.device == "cpu" for runner in runners):
+        return [None] * len(runners)
+    caches = stack.enter_context(GpuCaches())
+    return [None if runner.device == "cpu" else caches.evict for runner in runners]
 
 
-def _cell(runner: Runner, scope: Scope, feeds: dict[str, Array], rotation: Rotation | None) -> Cell:
+def _cell(
+    runner: Runner, scope: Scope, feeds: dict[str, Array], rotation: Rotation | None, evict: Call | None
+) -> Cell:
     if rotation is None:
         return Cell(measure.call_of(scope, runner, feeds))
     own = dict(feeds)
@@ -189,7 +215,7 @@ def _cell(runner: Runner, scope: Scope, feeds: dict[str, Array], rotation: Rotat
         "compute": runner.load,
         "d2h": lambda given: infer(runner, given),
     }
-    return Cell(measure.call_of(scope, runner, own), cold(rotation, own, place.get(scope)))
+    return Cell(measure.call_of(scope, runner, own), cold(rotation, own, place.get(scope), evict))
 
 
 def _take(

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bn_deploy.cli import bench_options, console, options
+from bn_deploy.backends import BACKENDS
+from bn_deploy.cli import bench_options, console, options, options_engine
+from bn_deploy.spec import Precision
 
 if TYPE_CHECKING:
+    from bn_deploy.backends.options import RunOptions
     from bn_deploy.bench.options import MeasureOptions
     from bn_deploy.bench.record import LatencyRecord
     from bn_deploy.pipeline.timing import Benched
@@ -35,6 +38,8 @@ INTERRUPTED = 130
 @bench_options.processes
 @bench_options.quick
 @bench_options.bench_threads
+@bench_options.bench_precision
+@options_engine.running
 @options.turns_seed
 @bench_options.against
 @bench_options.max_slowdown
@@ -49,6 +54,8 @@ def command(
     backends: tuple[str, ...],
     forms: tuple[str, ...],
     threads: int | None,
+    precision: str | None,
+    running: RunOptions,
     against: Path | None,
     max_slowdown: float,
     anyway: bool,
@@ -75,7 +82,9 @@ def command(
     how: Mapping[str, Any] = {
         "backends": backends or (("ort",) if forms else ()),
         "threads": _threads_of(before) if before and threads is None else threads,
-        "trust": unverified,
+        "unverified": unverified,
+        "running": _run_as(before, running) if before else running,
+        "precision": _computed_in(before, precision),
         "track": console.track,
     }
     benched: Benched
@@ -134,6 +143,23 @@ def _measured_as(before: LatencyRecord, asked: Mapping[str, Any]) -> MeasureOpti
     given = {"processes": asked["processes"], "budget_s": asked["budget"]}
     kept = {name: value for name, value in given.items() if value is not None}
     return replace(before.options, seed=asked["seed"], **kept)
+
+
+def _run_as(before: LatencyRecord, asked: RunOptions) -> RunOptions:
+    """What an earlier measurement asked of engines; whose code to trust is asked each time."""
+    if asked.cuda_graph:
+        raise click.UsageError("--against measures as that file was measured; --cuda-graph is not free")
+    return replace(asked, cuda_graph=any(row.requested["cuda_graph"] for row in before.results))
+
+
+def _computed_in(before: LatencyRecord | None, asked: str | None) -> Precision | None:
+    """What the backends that can be asked for a precision are to compute in."""
+    if before is None:
+        return Precision(asked) if asked else None
+    if asked:
+        raise click.UsageError("--against measures as that file was measured; --precision is not free")
+    able = {row.name for row in BACKENDS if row.precisions}
+    return next((row.precision for row in before.results if row.backend in able), None)
 
 
 def _threads_of(before: LatencyRecord) -> Mapping[str, int]:

@@ -6,6 +6,7 @@ import click
 
 from bn_deploy.backends import BACKENDS
 from bn_deploy.cli.options import FILE, THREADS, check_size
+from bn_deploy.spec import Precision
 
 
 def _batch_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -94,7 +95,7 @@ budget = click.option(
 processes = click.option(
     "--processes",
     type=click.IntRange(1, 1000),
-    help="Fresh processes to time in; a verdict needs 6. [default: 9; with --quick: 2]",
+    help="Fresh processes to time in; a verdict needs 6. [default: 9; with --quick: at most 2]",
 )
 quick = click.option("--quick", is_flag=True, help="Look in a few seconds, decide nothing.")
 forms = click.option(
@@ -103,6 +104,12 @@ forms = click.option(
     metavar="FORMS",
     callback=_forms,
     help="Time only these forms, such as custom,native,folded, on one backend. [backend: ort]",
+)
+bench_precision = click.option(
+    "--precision",
+    type=click.Choice([one.value for one in Precision]),
+    help="Number format of the backends that can be asked for one "
+    f"({', '.join(row.name for row in BACKENDS if row.precisions)}). [default: the file's]",
 )
 against = click.option(
     "--against",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
 import click
 
-from bn_deploy.cli.options import batch_range_of
+from bn_deploy.backends.options import RunOptions, flag
+from bn_deploy.cli.options import FILE, batch_range_of
 from bn_deploy.cli.options_precision import precision_option
 from bn_deploy.engine.options import HARDWARE_LEVELS
 from bn_deploy.spec import BatchRange
@@ -55,12 +61,13 @@ targets = click.option(
 version_compatible = click.option(
     "--version-compatible",
     is_flag=True,
-    help="Let later versions of TensorRT load the plan, which then brings code for the host: see --trust.",
+    help="Let later versions of TensorRT load the plan, which then brings code for the host: whoever runs it "
+    "must say --trust.",
 )
 exclude_lean_runtime = click.option(
     "--exclude-lean-runtime",
     is_flag=True,
-    help="With --version-compatible: leave that code out; a lean runtime must then lie on the other side.",
+    help="With --version-compatible: leave that code out; another version then needs --lean-runtime.",
 )
 hardware_compatible = click.option(
     "--hardware-compatible",
@@ -78,3 +85,31 @@ detailed = click.option(
 dry_run = click.option(
     "--dry-run", is_flag=True, help="Build nothing: list the nodes that TensorRT cannot import."
 )
+cuda_graph = click.option(
+    flag("cuda_graph"),
+    is_flag=True,
+    help="Launch the kernels of a call as one recorded CUDA graph, where TensorRT can.",
+)
+trust = click.option(
+    flag("trust"),
+    is_flag=True,
+    help="Let a plan bring code that runs here with your rights, as version-compatible ones do.",
+)
+lean_runtime = click.option(
+    flag("lean_runtime"),
+    type=FILE,
+    metavar="FILE",
+    help="The library that runs a plan of another version that was built without its own.",
+)
+
+
+def running(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of running an engine; the command gets them as one argument, `running`."""
+
+    @wraps(command)
+    def gathered(*, cuda_graph: bool, trust: bool, lean_runtime: Path | None, **rest: Any) -> Any:
+        return command(running=RunOptions(cuda_graph, trust, lean_runtime), **rest)
+
+    for option in (lean_runtime, trust, cuda_graph):
+        gathered = option(gathered)
+    return gathered

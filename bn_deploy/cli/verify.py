@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bn_deploy.cli import console, options
+from bn_deploy.cli import console, options, options_engine
 
 if TYPE_CHECKING:
+    from bn_deploy.backends.options import RunOptions
     from bn_deploy.verify.parity import Limits, Parity
 
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @options.bound
 @options.require_engine
 @options.threads
+@options_engine.running
 @options.common
 def command(
     models: tuple[Path, ...],
@@ -38,6 +40,7 @@ def command(
     bound: str,
     require_engine: bool,
     threads: int,
+    running: RunOptions,
     as_json: bool,
 ) -> int:
     """Compare every form of the network with float64 over the test set, and prove its labels.
@@ -52,7 +55,10 @@ def command(
     limits = Limits(max_abs, min_agreement)
     parity: Parity
     if from_file is not None:
-        _only(models or localise or inputs, "--from judges stored numbers again and runs nothing")
+        _only(
+            models or localise or inputs or running.asked(),
+            "--from judges stored numbers again and runs nothing",
+        )
         parity = _stored(from_file, limits)
     elif models:
         _only(localise, "--localise looks into the models of a run folder")
@@ -60,7 +66,9 @@ def command(
             raise click.UsageError("give two models to compare, or none for those of --run")
         from bn_deploy.pipeline.two_files import verify_files
 
-        parity = verify_files(*models, inputs=inputs, threads=threads, limits=limits, track=console.track)
+        parity = verify_files(
+            *models, inputs=inputs, threads=threads, limits=limits, running=running, track=console.track
+        )
     else:
         _only(inputs, "--inputs goes with two models; a run folder is verified on its own test set")
         from bn_deploy.pipeline.verification import verify
@@ -74,6 +82,7 @@ def command(
             limits=limits,
             bound=bound,
             localise=localise,
+            running=running,
             track=console.track,
         )
     console.show(parity_text(parity), parity.to_json(), as_json=as_json)

@@ -1,6 +1,7 @@
 """TensorRT, from the driver up: which one is here, what it can do, building a plan and describing it.
 
 driver.py     the CUDA driver, asked through ctypes: is there a GPU, and which
+flavours.py   what of TensorRT may be installed
 api.py        the one place that imports TensorRT; its capabilities by attribute, never by version
 messages.py   what TensorRT says, as one line
 onnx_input.py an ONNX file, certain to be one before TensorRT sees it

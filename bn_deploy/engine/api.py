@@ -1,4 +1,4 @@
-"""The one place that imports TensorRT: `tensorrt` 8.5 to 11, or `tensorrt_rtx`.
+"""The one place that imports TensorRT: `tensorrt` 8.5 to 11, `tensorrt_rtx`, or `tensorrt_lean`.
 
 What a version can do is asked of its names (does this member exist?), never of its version number:
 TensorRT-RTX counts 1.x and has TensorRT 11's interface. Nothing here creates a Builder or a Runtime.
@@ -9,16 +9,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
 from bn_deploy.engine import driver
+from bn_deploy.engine.flavours import FLAVOURS
+from bn_deploy.engine.messages import Log
 from bn_deploy.errors import ModelError, NotAvailable, first_line
-
-# Module -> the extra that installs it. TensorRT first: it is the faster one, where it can work.
-EXTRAS: Mapping[str, str] = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
 
 # DataType by name: its numbers differ between versions, and trt.nptype() fails for every type in 8.5 under
 # numpy 1.24 to 1.26. The other types (BF16, FP8, INT4, ...) have no counterpart in numpy.
@@ -47,28 +45,13 @@ def architecture() -> str:
     return _ARCHITECTURES.get(machine, machine)
 
 
-@dataclass
-class Log:
-    """What TensorRT said, from warnings up, as pairs of severity name and text."""
-
-    lines: list[tuple[str, str]] = field(default_factory=list)
-
-    def warnings(self) -> tuple[str, ...]:
-        """The warnings, in order."""
-        return tuple(text for severity, text in self.lines if severity == "WARNING")
-
-    def errors(self) -> tuple[str, ...]:
-        """The errors, in order."""
-        return tuple(text for severity, text in self.lines if severity != "WARNING")
-
-
 class TensorRT:
     """One TensorRT module and the questions that this package asks of it.
 
     Attributes:
         module: the Python module. It ships no types; every use of it is checked against the real names of
             the supported versions by a test.
-        name: "tensorrt" or "tensorrt_rtx".
+        name: its row of FLAVOURS.
         version: its own version number, to be shown and compared for equality, never to be branched on.
         said: what TensorRT has said since the last `listen`.
     """
@@ -80,7 +63,17 @@ class TensorRT:
         self.said = Log()
 
     def __str__(self) -> str:
-        return f"{'TensorRT-RTX' if self.name == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
+        return f"{FLAVOURS[self.name].title} {self.version}"
+
+    @property
+    def runs(self) -> str:
+        """The name of what builds the plans that it runs: its own, but for the lean runtime."""
+        return FLAVOURS[self.name].runs
+
+    @property
+    def builds(self) -> bool:
+        """Whether it can build at all; the lean runtime only runs plans that are version-compatible."""
+        return "Builder" in FLAVOURS[self.name].parts
 
     @property
     def compiles_on_target(self) -> bool:
@@ -229,27 +222,34 @@ class TensorRT:
 
 
 def find(name: str | None = None) -> TensorRT:
-    """The TensorRT to use: the one called `name`, or else the one that can do most on this machine.
+    """The TensorRT to use: one that runs the plans of `name`, or else the one that can do most here.
 
     Where there is a GPU that is `tensorrt`; elsewhere `tensorrt_rtx`, which alone builds without one.
+
+    Args:
+        name: what built a plan, as its side-car says; the lean runtime stands in for a missing `tensorrt`.
 
     Raises:
         NotAvailable: it is not installed or does not load; the message names the extra that brings it.
     """
-    names = list(EXTRAS) if name is None else [name]
-    if len(names) > 1 and driver.why_no_gpu() is not None:
-        names.reverse()
-    reasons = []
+    if name is None:
+        names = list(FLAVOURS)
+        if driver.why_no_gpu() is not None:
+            names.sort(key=lambda one: one != "tensorrt_rtx")
+    else:
+        names = [one for one, row in FLAVOURS.items() if row.runs == name]
+        if not names:  # whatever a side-car says, nothing else is imported
+            raise NotAvailable(f"no TensorRT called {name!r} builds plans")
+    reasons = {}
     for candidate in names:
         found = _load(candidate)
         if isinstance(found, TensorRT):
             return found
-        reasons.append(found)
+        reasons[candidate] = found
     if name is not None:
-        raise NotAvailable(f"{reasons[0]}; {_install(name)}")
-    raise NotAvailable(
-        f"{' and '.join(reasons)}; {_install('tensorrt_rtx')} (builds anywhere) or {_install('tensorrt')}"
-    )
+        raise NotAvailable(f"{reasons[name]}; {_install(name)}")
+    builders = " and ".join(reason for one, reason in reasons.items() if FLAVOURS[one].runs == one)
+    raise NotAvailable(f"{builders}; {_install('tensorrt_rtx')} (builds anywhere) or {_install('tensorrt')}")
 
 
 def why_not() -> str | None:
@@ -262,7 +262,7 @@ def why_not() -> str | None:
 
 
 def _install(name: str) -> str:
-    return f"pip install 'bn-deploy[{EXTRAS[name]}]'"
+    return f"pip install 'bn-deploy[{FLAVOURS[name].extra}]'"
 
 
 def _module(name: str) -> Any:
@@ -290,9 +290,7 @@ def _load(name: str) -> TensorRT | str:
     except Exception as error:  # its libraries are loaded on import, and fail in many ways
         return f"{name} is installed but does not load ({first_line(error)})"
     # The package `tensorrt` can be present without its libraries, and an empty folder is a module too.
-    missing = [
-        part for part in ("__version__", "Builder", "OnnxParser", "Runtime") if not hasattr(module, part)
-    ]
+    missing = [part for part in FLAVOURS[name].parts if not hasattr(module, part)]
     if missing:
         return f"{name} is installed but incomplete (it has no {missing[0]})"
     return TensorRT(name, module)

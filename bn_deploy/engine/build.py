@@ -120,8 +120,13 @@ def gpu_to_build_on(trt: TensorRT) -> Gpu | None:
     """The GPU to build on; None where the builder needs none, and then looks at none.
 
     Raises:
-        NotAvailable: it needs one, and there is none.
+        NotAvailable: it needs one, and there is none; or it cannot build at all.
     """
+    if not trt.builds:
+        raise NotAvailable(
+            f"{trt} only runs plans and cannot build any: pip install 'bn-deploy[gpu]', or 'bn-deploy[rtx]' "
+            "to build without a GPU"
+        )
     if trt.builds_without_gpu and trt.compiles_on_target:
         return None
     found = driver.find_gpu()

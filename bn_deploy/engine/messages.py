@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 _MOST = 3  # problems told in full; a model with one unsupported operator often has it a hundred times
@@ -22,6 +23,21 @@ _HEADING = re.compile(r"^(?:Invalid Node - |--- |While parsing |Node name:|In no
 _PLUGIN = "Plugin not found"
 
 NO_IMPORTER = "this TensorRT has no importer for the operator"
+
+
+@dataclass
+class Log:
+    """What TensorRT said, from warnings up, as pairs of severity name and text."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings, in order."""
+        return tuple(text for severity, text in self.lines if severity == "WARNING")
+
+    def errors(self) -> tuple[str, ...]:
+        """The errors, in order."""
+        return tuple(text for severity, text in self.lines if severity != "WARNING")
 
 
 def sentence(text: str) -> str:
@@ -49,8 +65,8 @@ def summary(texts: Iterable[str]) -> str:
     return _join([sentence(text) for text in texts])
 
 
-def said(log: Any) -> str:
-    """What TensorRT said of a failure, as one line: its errors (see api.Log), or else its warnings."""
+def said(log: Log) -> str:
+    """What TensorRT said of a failure, as one line: its errors, or else its warnings."""
     return summary(log.errors() or log.warnings()) or "it gave no reason"
 
 

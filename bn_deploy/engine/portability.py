@@ -10,7 +10,9 @@ from bn_deploy.engine.sidecar import REBUILD, Sidecar
 def mismatch(sidecar: Sidecar, trt: TensorRT, gpu: Gpu) -> str | None:
     """Why the plan cannot run here, told before TensorRT is touched; None if nothing speaks against it."""
     pairs = [(sidecar.architecture, architecture())]
-    if not (sidecar.tensorrt == trt.name and _runs_on(sidecar, trt.version)):
+    if sidecar.tensorrt == trt.runs and not (trt.builds or sidecar.version_compatible):
+        return f"is not version-compatible, and {trt} runs no other; build it with --version-compatible"
+    if not (sidecar.tensorrt == trt.runs and _runs_on(sidecar, trt.version)):
         pairs.insert(0, (f"{sidecar.tensorrt} {sidecar.tensorrt_version}", f"{trt.name} {trt.version}"))
     for built, here in pairs:
         if built != here:

@@ -37,8 +37,9 @@ class Sidecar:
         onnx_sha256: digest of the ONNX file that it was built from.
         origin: what the ONNX file says of where its network comes from.
         package_version: the version of bn-deploy that built it.
-        tensorrt: the module that built it, "tensorrt" or "tensorrt_rtx"; the only one that can load it.
-        tensorrt_version: its version; the plan loads on no other.
+        tensorrt: the module that built it, "tensorrt" or "tensorrt_rtx"; no other one can load it, but for
+            the lean runtime of the same TensorRT.
+        tensorrt_version: its version; the plan loads on no other, unless it is version-compatible.
         systems: the operating systems it runs on.
         architecture: the processor family of the host.
         compute_capabilities: the GPUs it runs on; "8.6" is that one, "8.0+" that one and all later ones.

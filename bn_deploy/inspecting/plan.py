@@ -59,6 +59,8 @@ def _layers(path: Path, known: Sidecar, plan: bytes) -> tuple[layers.EngineLayer
     gpu = driver.find_gpu()
     if not isinstance(gpu, Gpu):
         raise NotAvailable(gpu)
+    if known.carries_host_code:
+        raise NotAvailable("it carries code for the host, which is not loaded to look into it")
     trt = api.find(known.tensorrt)
     if (reason := portability.mismatch(known, trt, gpu)) is not None:
         raise NotAvailable(f"it {reason}")

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bn_deploy import run_folder as kinds
+from bn_deploy.backends.options import AS_IT_IS, RunOptions
 from bn_deploy.bench.candidate import Candidate
 from bn_deploy.bench.options import MeasureOptions
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.pipeline.evidence import load_dataset, origin, same
 from bn_deploy.pipeline.subjects import of_files, of_run
 from bn_deploy.pipeline.timing import Benched, time_all
-from bn_deploy.pipeline.vouching import Vouched, unverified, vouch
+from bn_deploy.pipeline.vouching import Vouched, nobody, vouch
 from bn_deploy.report.plots import plot_latency
 from bn_deploy.run_folder import RunFolder
-from bn_deploy.spec import Track, silent
+from bn_deploy.spec import Precision, Track, silent
 
 
 def bench(
@@ -27,7 +28,9 @@ def bench(
     threads: int | Mapping[str, int] | None = None,
     dataset: Dataset | None = None,
     data_dir: Path | None = None,
-    trust: bool = False,
+    unverified: bool = False,
+    running: RunOptions = AS_IT_IS,
+    precision: Precision | None = None,
     keep: bool = True,
     track: Track = silent,
 ) -> Benched:
@@ -41,24 +44,27 @@ def bench(
         threads: CPU threads of each backend that has them; None tries which is best.
         dataset: the data whose test images are the inputs, if they are in memory already.
         data_dir: else, the folder that they are read from.
-        trust: time also what nothing vouches for.
+        unverified: time also what nothing vouches for.
+        running: what else is asked of the backends that take it.
+        precision: what the backends that can be asked for one are to compute in.
         keep: write the files; a comparison with an earlier measurement must not replace it.
         track: follows the measurement.
 
     Raises:
         RunFolderError: a file is missing or stale.
-        NotAvailable: a backend that was named, or every one, cannot run here.
-        InputError: a form that the network does not have, or a batch size that a candidate does not take.
+        NotAvailable: a backend that was named, every one, or the one that takes an option cannot run here.
+        InputError: a form that the network does not have, a batch size that a candidate does not take, or an
+            option that no backend here takes.
         CheckFailed: no candidate computes what the others do.
     """
     checkpoint = origin(run)
     run.prepare()  # a folder that cannot be written is found before the work
     dataset = same(dataset, checkpoint) if dataset else load_dataset(checkpoint, data_dir, track)
-    subject = of_run(run, checkpoint, dataset, backends, forms)
+    subject = of_run(run, checkpoint, dataset, backends, chosen=forms, running=running, precision=precision)
     reference = run.require(kinds.NATIVE).path
 
     def vouched(candidates: Sequence[Candidate]) -> Vouched:
-        return unverified(candidates) if trust else vouch(candidates, subject.rows, reference, run)
+        return nobody(candidates) if unverified else vouch(candidates, subject.rows, reference, run)
 
     benched = time_all(subject, options, threads=threads, vouch=vouched, track=track)
     if keep:
@@ -77,7 +83,9 @@ def bench_files(
     backends: Sequence[str] = (),
     threads: int | Mapping[str, int] | None = None,
     inputs: Path | None = None,
-    trust: bool = False,
+    unverified: bool = False,
+    running: RunOptions = AS_IT_IS,
+    precision: Precision | None = None,
     track: Track = silent,
 ) -> Benched:
     """Times ONNX files with the same inputs and outputs, on random or given inputs; writes nothing.
@@ -88,18 +96,20 @@ def bench_files(
         backends: which ones, of those that take ONNX files; none means ONNX Runtime.
         threads: CPU threads; None tries which is best.
         inputs: a .npz file with an array for each input; without it, random numbers.
-        trust: time also what does not compute the same as the first.
+        unverified: time also what does not compute the same as the first.
+        running: what else is asked of the backends that take it.
+        precision: what the backends that can be asked for one are to compute in.
         track: follows the measurement.
 
     Raises:
         InputError: a name that is no .npz or .onnx file, the same file twice, a backend that takes no ONNX
-            file, or a batch size that a file does not take.
+            file, a batch size that a file does not take, or an option that no backend here takes.
         NotAvailable: a backend cannot run here.
         CheckFailed: no candidate computes what the first does.
     """
-    subject = of_files(files, backends, inputs)
+    subject = of_files(files, backends, inputs, running, precision)
 
     def vouched(candidates: Sequence[Candidate]) -> Vouched:
-        return unverified(candidates) if trust else vouch(candidates, subject.rows, files[0])
+        return nobody(candidates) if unverified else vouch(candidates, subject.rows, files[0])
 
     return time_all(subject, options, threads=threads, vouch=vouched, track=track)

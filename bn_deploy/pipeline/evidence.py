@@ -1,16 +1,20 @@
-"""What a run folder holds for whoever measures its files."""
+"""What a run folder holds for whoever measures its files, and what runners tell afterwards."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bn_deploy import data
 from bn_deploy import run_folder as kinds
+from bn_deploy.backends.base import Facts, Runner, facts
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import DataError, NotAvailable, RunFolderError
 from bn_deploy.run_folder import RunFolder
 from bn_deploy.spec import Track, silent
 from bn_deploy.train.checkpoint import Checkpoint, load_checkpoint
+from bn_deploy.verify.parity import Parity, StageParity
 
 
 def origin(run: RunFolder) -> Checkpoint:
@@ -56,3 +60,20 @@ def plan(run: RunFolder) -> Path:
     if run.find(kinds.PLAN) is None:
         raise NotAvailable("no engine has been built yet; `bn-deploy build` makes one")
     return run.require(kinds.PLAN).path
+
+
+def with_graphs(parity: Parity, runners: Mapping[str, Runner]) -> Parity:
+    """Adds to a form's provider whether its calls were one recorded CUDA graph, or why not if that was asked.
+
+    Args:
+        parity: the comparison, done: a runner knows only once it has run.
+        runners: who ran a form, by its name; forms that are not among them stay as they are.
+    """
+
+    def launched(stage: StageParity) -> StageParity:
+        known = facts(runners[stage.stage]) if stage.stage in runners else Facts()
+        if known.no_cuda_graph:
+            return replace(stage, provider=f"{stage.provider}, no CUDA graph: {known.no_cuda_graph}")
+        return replace(stage, provider=f"{stage.provider}, CUDA graph") if known.cuda_graph else stage
+
+    return replace(parity, stages=tuple(map(launched, parity.stages)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +14,32 @@ import onnx
 import torch
 
 from bn_deploy.backends import backend
-from bn_deploy.backends.base import Array, infer
+from bn_deploy.backends.base import Array, Runner, infer
+from bn_deploy.backends.onnxrt import OrtRunner
 from bn_deploy.engine.build import BuildOptions
 from bn_deploy.engine.build import build as build_engine
 from bn_deploy.exporting.onnx_file import layer_names
 from bn_deploy.pipeline.forms import Forms
+from bn_deploy.precision.emulate import emulated
 from bn_deploy.spec import Stage, Track, silent
 from bn_deploy.verify.layers import cut, last_values, marked, of_torch
 from bn_deploy.verify.localise import LayerParity, layers
 from bn_deploy.verify.parity import Parity
+from bn_deploy.verify.rerun import operands
+from bn_deploy.verify.tolerance import number_class
 
 LOOKED_AT = 32
 """How many images are looked at layer by layer, the worst ones of every form among them."""
+
+_KINDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""What torch has of the classes of numbers; in the others it computes in float32."""
 
 
 def localise(
     forms: Forms,
     parity: Parity,
     images: Array,
-    files: Mapping[Stage, Path],
+    files: Mapping[str, Path],
     *,
     options: BuildOptions | None = None,
     threads: int = 1,
@@ -42,7 +51,8 @@ def localise(
         forms: the forms that are torch modules.
         parity: the comparison, which knows the worst images.
         images: (N, ...) all of them.
-        files: the ONNX file of each form that has one; the engine's is the one that it was built from.
+        files: the ONNX file of each form that has one, by the form's name, such as "onnx.fp16"; an engine's
+            is the one that it was built from.
         options: how the engine was built; its parts are built alike.
         threads: CPU threads of each backend that has them.
         track: follows the forms.
@@ -54,28 +64,40 @@ def localise(
     exact = of_torch(forms.trained, shown, torch.float64)
     rows: list[LayerParity] = []
     names: dict[int, dict[str, str]] = {}
-    looked_into = [stage for stage in parity.stages[1:] if stage.stage in {known.value for known in Stage}]
-    for stage in track(looked_into, "looking into layers", len(looked_into)):
-        kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        own = of_torch(forms.trained, shown, kinds.get(stage.precision, torch.float32))
-        network = {Stage.CONVERTED: forms.converted, Stage.NATIVE: forms.converted}.get(
-            Stage(stage.stage), forms.folded
-        )
-        name = Stage(stage.stage)
-        if name not in files:
+    for form in track(parity.stages[1:], "looking into layers", len(parity.stages) - 1):
+        stage, _, typed = form.stage.partition(".")
+        numbers = number_class(form.precision)
+        with operands(numbers):
+            own = of_torch(forms.trained, shown, _KINDS.get(numbers.name, torch.float32))
+        network = {"converted": forms.converted, "native": forms.converted}.get(stage, forms.folded)
+        if form.stage not in files:
             seen, how = of_torch(network, shown, torch.float32), "modules watched"
         else:
             if id(network) not in names:  # an export: once for all files of a network
                 names[id(network)] = layer_names(network, inputs=forms.row.inputs, outputs=forms.row.outputs)
-            model = onnx.load(files[name])
+            model = onnx.load(files[form.stage])
+            # A typed file has every value of the one that it was made from, under the same name.
             values = last_values(model, names[id(network)])
-            if name is Stage.ENGINE:
-                seen = _by_cutting(model, values, shown, options or BuildOptions(), threads)
+            if stage == Stage.ENGINE.value:
+                built_as = replace(options or BuildOptions(), tf32=numbers.name == "tf32")
+                seen = _by_cutting(model, values, shown, built_as, threads)
                 how = "graph cut after each layer and built again: marking values would change what is fused"
+            elif typed:
+                seen, how = _by_marking(emulated(model), values, shown, partial(_as_written, threads))
+                how = f"emulated, {how}"
             else:
-                seen, how = _by_marking(model, values, shown, threads)
-        rows += layers(stage.stage, stage.precision, how, exact=exact, own=own, seen=seen)
+                seen, how = _by_marking(model, values, shown, partial(_optimized, threads))
+        rows += layers(form.stage, form.precision, how, exact=exact, own=own, seen=seen)
     return tuple(rows)
+
+
+def _optimized(threads: int, path: Path) -> Runner:
+    return backend("ort").open(path, threads=threads)
+
+
+def _as_written(threads: int, path: Path) -> Runner:
+    """For an emulated file, of which an optimizer would leave out roundings."""
+    return OrtRunner(path, threads=threads, optimize=False)
 
 
 def _chosen(parity: Parity, total: int) -> Sequence[int]:
@@ -86,7 +108,7 @@ def _chosen(parity: Parity, total: int) -> Sequence[int]:
 
 
 def _by_marking(
-    model: onnx.ModelProto, values: Mapping[str, str], images: Array, threads: int
+    model: onnx.ModelProto, values: Mapping[str, str], images: Array, opened: Callable[[Path], Runner]
 ) -> tuple[dict[str, Array], str]:
     """The layers of a file in ONNX Runtime, all from one run; and whether marking changed the result."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -94,7 +116,7 @@ def _by_marking(
         def results(graph: onnx.ModelProto, name: str) -> dict[str, Array]:
             path = Path(folder) / name
             path.write_bytes(graph.SerializeToString())
-            runner = stack.enter_context(backend("ort").open(path, threads=threads))
+            runner = stack.enter_context(opened(path))
             return infer(runner, {runner.inputs[0].name: images})
 
         plain = results(model, "plain.onnx")
@@ -118,5 +140,6 @@ def _by_cutting(
                 parts = [
                     infer(runner, {runner.inputs[0].name: images[i : i + 1]}) for i in range(len(images))
                 ]
-        seen[layer] = np.concatenate([part[value] for part in parts]).astype(np.float64)
+        (output,) = parts[0]
+        seen[layer] = np.concatenate([part[output] for part in parts]).astype(np.float64)
     return seen

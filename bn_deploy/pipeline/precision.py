@@ -14,8 +14,9 @@ import onnx_ir as ir
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import write_bytes
 from bn_deploy.backends import backend
-from bn_deploy.backends.base import Array
+from bn_deploy.backends.base import Array, Runner
 from bn_deploy.backends.onnxrt import OrtRunner
+from bn_deploy.backends.options import AS_IT_IS, RunOptions
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import InputError, ModelError, NotAvailable, first_line
 from bn_deploy.onnxfile.stored import read
@@ -95,6 +96,9 @@ class TypedForms:
 
     Attributes:
         forms: those that run.
+        engines: the runners of engines among them, by the name of the form.
+        files: the ONNX file of each form, also of one that cannot be run here; an engine's is the one that it
+            was built from.
         digests: SHA-256 of each file, by kind.
         asked: what each engine must compute in.
         unavailable: engines that cannot be run here, each with the reason.
@@ -102,6 +106,8 @@ class TypedForms:
     """
 
     forms: tuple[Form, ...]
+    engines: dict[str, Runner] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -109,7 +115,13 @@ class TypedForms:
 
 
 def typed_forms(
-    run: RunFolder, dataset: Dataset, stack: ExitStack, *, threads: int, require_engine: bool = False
+    run: RunFolder,
+    dataset: Dataset,
+    stack: ExitStack,
+    *,
+    threads: int,
+    require_engine: bool = False,
+    running: RunOptions = AS_IT_IS,
 ) -> TypedForms:
     """Every typed file and its engine that the run folder holds, on `stack`.
 
@@ -118,6 +130,7 @@ def typed_forms(
 
     Raises:
         RunFolderError: a file is stale or not the recorded one.
+        InputError: an engine brings code and is not trusted, or the library that it needs is not there.
         NotAvailable: ONNX Runtime is missing, or an engine cannot be run here and `require_engine` is set.
     """
     forms: list[Form] = []
@@ -127,7 +140,7 @@ def typed_forms(
         if run.find(model) is None:
             continue
         source, name = run.require(model), typed_stage(Stage.ONNX, precision)
-        found.digests[model] = source.sha256
+        found.digests[model], found.files[name] = source.sha256, source.path
         proto = _whole(source.path)
         if (seen := _calibrated_elsewhere(proto, dataset)) is not None:
             found.trips.append(Trip(name, "calibration", seen))
@@ -139,15 +152,17 @@ def typed_forms(
         if run.find(plan) is None:
             continue
         engine = typed_stage(Stage.ENGINE, precision)
+        found.files[engine] = source.path
         try:
             built = run.require(plan)
-            opened = stack.enter_context(backend("trt").open(built.path, threads=threads))
+            opened = stack.enter_context(backend("trt").open(built.path, threads=threads, running=running))
         except NotAvailable as error:
             if require_engine:
                 raise
             found.unavailable[engine] = str(error)
             continue
         forms.append(replace(form(Stage.ENGINE, opened), name=engine))
+        found.engines[engine] = opened
         found.digests[plan] = built.sha256
         found.asked[engine] = Asked(precision=precision.value)
     return replace(found, forms=tuple(forms))

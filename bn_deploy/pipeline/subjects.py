@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import sha256_file
-from bn_deploy.backends import BACKENDS, Backend, backend
+from bn_deploy.backends import BACKENDS, Backend, backend, takers
 from bn_deploy.backends.base import Array
+from bn_deploy.backends.options import AS_IT_IS, RunOptions, flag
 from bn_deploy.bench.candidate import Candidate, Source
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import InputError, NotAvailable, RunFolderError
@@ -57,7 +58,10 @@ def of_run(
     checkpoint: Checkpoint,
     dataset: Dataset,
     backends: Sequence[str],
+    *,
     chosen: Sequence[str] = (),
+    running: RunOptions = AS_IT_IS,
+    precision: Precision | None = None,
 ) -> Subject:
     """The forms of a run folder's network, in the order of the backends and of FORMS.
 
@@ -67,11 +71,13 @@ def of_run(
         dataset: its test images are the inputs.
         backends: which ones; none means all that can run here.
         chosen: which of FORMS; none means all that the network has.
+        running: what else is asked of the backends that take it.
+        precision: what the backends that can be asked for one are to compute in.
 
     Raises:
         RunFolderError: a file is missing or stale.
-        InputError: a form that the network does not have.
-        NotAvailable: a backend that was named, or every one, cannot run here.
+        InputError: a form that the network does not have, or an option that no backend here takes.
+        NotAvailable: a backend that was named, every one, or the one that takes an option cannot run here.
     """
     has = [form for form in FORMS if form != "custom" or checkpoint.norm == "custom"]
     if unknown := [form for form in chosen if form not in has]:
@@ -97,20 +103,29 @@ def of_run(
     if not candidates:
         raise NotAvailable("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
     (name,) = [spec.name for spec in model(checkpoint.model).inputs]
+    candidates = in_precision(asked(candidates, running, unavailable), precision)
     return Subject(candidates, {name: dataset.test.images}, digests, checkpoint.dataset, unavailable)
 
 
-def of_files(files: Sequence[Path], backends: Sequence[str], inputs: Path | None) -> Subject:
+def of_files(
+    files: Sequence[Path],
+    backends: Sequence[str],
+    inputs: Path | None,
+    running: RunOptions = AS_IT_IS,
+    precision: Precision | None = None,
+) -> Subject:
     """ONNX files, each with random or given inputs, which must be those of the first.
 
     Args:
         files: one or more.
         backends: which ones; none means ONNX Runtime.
         inputs: a .npz file with an array for each input; without it, random numbers.
+        running: what else is asked of the backends that take it.
+        precision: what the backends that can be asked for one are to compute in.
 
     Raises:
-        InputError: a file is given twice or cannot be opened, a backend takes no ONNX file, or the inputs do
-            not fit.
+        InputError: a file is given twice or cannot be opened, a backend takes no ONNX file, the inputs do not
+            fit, or an option that no backend here takes.
         NotAvailable: a backend cannot run here.
     """
     if len({path.resolve() for path in files}) != len(files):
@@ -126,10 +141,55 @@ def of_files(files: Sequence[Path], backends: Sequence[str], inputs: Path | None
         for row in rows
         for label, path in zip(labels, files, strict=True)
     ]
+    candidates = in_precision(asked(candidates, running), precision)
     with rows[0].open(files[0], threads=1) as runner:
         feeds = read_feeds(inputs, runner.inputs) if inputs else random_feeds(runner.inputs)
     digests = {str(path): sha256_file(path) for path in files}
     return Subject(candidates, feeds, digests, str(inputs) if inputs else "random inputs")
+
+
+def asked(
+    candidates: Sequence[Candidate], running: RunOptions, unavailable: Mapping[str, str] | None = None
+) -> list[Candidate]:
+    """The candidates, each with the options that its backend takes.
+
+    Args:
+        candidates: what is to be timed.
+        running: what is asked for.
+        unavailable: backends that cannot run here, each with the reason.
+
+    Raises:
+        InputError: an option that means nothing to any of them.
+        NotAvailable: so it is, because the backend that takes it cannot run here.
+    """
+    rows = {candidate.backend: backend(candidate.backend) for candidate in candidates}
+    for name in running.asked():
+        if any(name in row.takes for row in rows.values()):
+            continue
+        for missing, reason in (unavailable or {}).items():
+            if name in backend(missing).takes:
+                raise NotAvailable(f"{flag(name)} is for {missing}, which cannot be timed here: {reason}")
+        raise InputError(f"{flag(name)} means nothing to {', '.join(rows)}; {takers(name)} takes it")
+    return [replace(one, running=running.only(rows[one.backend].takes)) for one in candidates]
+
+
+def in_precision(candidates: Sequence[Candidate], precision: Precision | None) -> list[Candidate]:
+    """The candidates, of which those whose backend can be asked for a precision must compute in this one.
+
+    Raises:
+        InputError: none of them can be asked for it.
+    """
+    if precision is None:
+        return list(candidates)
+    able = {one.backend for one in candidates if precision in backend(one.backend).precisions}
+    if not able:
+        others = [row.name for row in BACKENDS if precision in row.precisions]
+        names = ", ".join(dict.fromkeys(one.backend for one in candidates))
+        raise InputError(
+            f"{names} cannot be asked for {precision.value}, {' or '.join(others) or 'as no backend'} can; "
+            f"`bn-deploy export --precision {precision.value}` makes a file that is typed"
+        )
+    return [replace(one, precision=precision.value) if one.backend in able else one for one in candidates]
 
 
 def usable(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:

@@ -99,7 +99,8 @@ def time_all(
                 replace(c, threads=given.get(c.backend, 1) if c.threads else None) for c in candidates
             ]
         if not options.quick:
-            taken += _memory_of(_last_of_each(candidates), inputs, options, command, track)
+            lasts = _last_of_each(candidates)
+            taken += _memory_of(lasts, inputs, options, command, track, alone=bool(where["gpu_name"]))
         found = replicate(
             with_twin(candidates),
             inputs,
@@ -144,10 +145,15 @@ def _memory_of(
     options: MeasureOptions,
     command: Sequence[str],
     track: Track,
+    *,
+    alone: bool,
 ) -> list[Memory]:
-    """What each takes in its own process; nothing is timed, so they may run side by side."""
+    """What each takes in its own process; nothing is timed, so they may run side by side.
+
+    On a GPU only one by one: the memory that others take there cannot be told apart.
+    """
     probe = partial(memory, inputs=inputs, options=options, command=command)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(1 if alone else os.cpu_count()) as pool:
         return list(track(pool.map(probe, candidates), "memory", len(candidates)))
 
 

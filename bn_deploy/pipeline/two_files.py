@@ -11,10 +11,12 @@ import numpy as np
 from bn_deploy.artifact import sha256_file
 from bn_deploy.backends import backend
 from bn_deploy.backends.base import Runner, check_feeds
+from bn_deploy.backends.options import AS_IT_IS, RunOptions
 from bn_deploy.bench.environment import environment
 from bn_deploy.data.batches import slices
 from bn_deploy.errors import InputError, ModelError
 from bn_deploy.onnxfile.stored import read
+from bn_deploy.pipeline.evidence import with_graphs
 from bn_deploy.spec import Track, silent
 from bn_deploy.verify.compare import compare
 from bn_deploy.verify.evidence import Evidence
@@ -26,9 +28,9 @@ from bn_deploy.verify.files import (
     random_feeds,
     read_feeds,
     rows_of,
-    running,
     same_boundary,
 )
+from bn_deploy.verify.files import running as as_form
 from bn_deploy.verify.lint import batch_statistics
 from bn_deploy.verify.parity import Limits, Parity
 from bn_deploy.verify.tolerance import number_class
@@ -45,6 +47,7 @@ def verify_files(
     inputs: Path | None = None,
     threads: int = 1,
     limits: Limits | None = None,
+    running: RunOptions = AS_IT_IS,
     track: Track = silent,
 ) -> Parity:
     """Compares `after` with `before`, whose float64 run by ONNX's reference implementation is the arbiter.
@@ -55,10 +58,12 @@ def verify_files(
         inputs: a .npz file with an array for each input; without it, ROWS rows of random numbers.
         threads: CPU threads of each backend that has them.
         limits: what the user asks for on top of the gate.
+        running: what else is asked of what runs `after`.
         track: follows the comparison.
 
     Raises:
-        InputError: a name that is neither, or inputs that do not fit.
+        InputError: a name that is neither, inputs that do not fit, or an option that means nothing to what
+            runs `after`.
         ModelError: a file cannot be loaded, or the two do not take and give the same.
         NotAvailable: a runtime is missing.
         Inconclusive: ONNX's reference implementation does not run `before`.
@@ -70,15 +75,15 @@ def verify_files(
     stored = read(before)
     with ExitStack() as stack:
         runners: list[Runner] = [
-            stack.enter_context(backend(_BACKENDS[path.suffix]).open(path, threads=threads))
-            for path in (before, after)
+            stack.enter_context(backend(_BACKENDS[path.suffix]).open(path, threads=threads, running=asked))
+            for path, asked in ((before, AS_IT_IS), (after, running))
         ]
         same_boundary(*runners)
         feeds = read_feeds(inputs, runners[0].inputs) if inputs else random_feeds(runners[0].inputs)
         rows, size = np.arange(rows_of(feeds)), fixed_rows(runners[0].inputs)
         first = np.zeros(size or 1, int)
         check_feeds(runners[0].inputs, {name: array[first] for name, array in feeds.items()})
-        forms = [running(name, one, feeds) for name, one in zip(_NAMES, runners, strict=True)]
+        forms = [as_form(name, one, feeds) for name, one in zip(_NAMES, runners, strict=True)]
         if forms[0].precision != "fp32":
             raise ModelError(f"{before} computes in {forms[0].precision}; the first model must be in fp32")
         reference = in_float64(stored, feeds, size)
@@ -105,4 +110,5 @@ def verify_files(
             dataset=str(inputs) if inputs else "random inputs",
             track=track,
         )
+        parity = with_graphs(parity, dict(zip(_NAMES, runners, strict=True)))
     return replace(parity, environment=environment(), limits=limits or Limits())

@@ -12,10 +12,12 @@ import onnx
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import write_json
 from bn_deploy.backends import backend
+from bn_deploy.backends.base import Runner
+from bn_deploy.backends.options import AS_IT_IS, RunOptions
 from bn_deploy.bench.environment import environment
 from bn_deploy.data.dataset import Dataset
 from bn_deploy.errors import ModelError, NotAvailable
-from bn_deploy.pipeline.evidence import load_dataset, origin, plan, same
+from bn_deploy.pipeline.evidence import load_dataset, origin, plan, same, with_graphs
 from bn_deploy.pipeline.forms import Forms, forms_of
 from bn_deploy.pipeline.localising import localise as look
 from bn_deploy.pipeline.precision import typed_forms
@@ -51,6 +53,7 @@ def verify(
     limits: Limits | None = None,
     bound: str = FIRST_ORDER,
     localise: bool = False,
+    running: RunOptions = AS_IT_IS,
     track: Track = silent,
 ) -> Parity:
     """Compares trained, converted, native, folded, ONNX and engine over the test set; writes parity.json.
@@ -66,10 +69,12 @@ def verify(
         limits: what the user asks for on top of the gate.
         bound: FIRST_ORDER, or STRICT for proofs that neglect nothing.
         localise: also compare layer by layer.
+        running: what else is asked of engines.
         track: follows the comparison.
 
     Raises:
         RunFolderError: a file is missing or stale.
+        InputError: an engine brings code and is not trusted, or the library that it needs is not there.
         NotAvailable: ONNX Runtime is missing, or the engine cannot be run here and `require_engine` is set.
     """
     checkpoint = origin(run)
@@ -81,10 +86,11 @@ def verify(
     unavailable: dict[str, str] = {}
     with ExitStack() as stack:
 
-        def opened(stage: Stage, name: str, source: object, numbers: str | None = None) -> Form:
-            return form(stage, stack.enter_context(backend(name).open(source, threads=threads)), numbers)
+        def opened(stage: Stage, name: str, source: object) -> Form:
+            return form(stage, stack.enter_context(backend(name).open(source, threads=threads)))
 
-        running = [
+        engines: dict[str, Runner] = {}
+        forms_run = [
             opened(Stage.TRAINED, "torch", forms.bounded(forms.trained)),
             opened(Stage.CONVERTED, "torch", forms.bounded(forms.converted)),
             opened(Stage.NATIVE, "ort", native.path),
@@ -94,21 +100,26 @@ def verify(
         try:
             path = plan(run)
             built = run.require(kinds.PLAN)
-            running.append(opened(Stage.ENGINE, "trt", path, numbers_of(built.facts)))
+            engine = stack.enter_context(backend("trt").open(path, threads=threads, running=running))
+            forms_run.append(form(Stage.ENGINE, engine, numbers_of(built.facts)))
+            engines[Stage.ENGINE.value] = engine
             digests[kinds.PLAN] = built.sha256
         except NotAvailable as error:
             if require_engine:
                 raise
             unavailable[Stage.ENGINE.value] = str(error)
-        typed = typed_forms(run, dataset, stack, threads=threads, require_engine=require_engine)
-        running += typed.forms
+        typed = typed_forms(
+            run, dataset, stack, threads=threads, require_engine=require_engine, running=running
+        )
+        forms_run += typed.forms
+        engines |= typed.engines
         digests |= typed.digests
         unavailable |= typed.unavailable
         reference = in_float64(forms.trained)
-        evidence = _evidence(forms, running, bound)
+        evidence = _evidence(forms, forms_run, bound)
         files = {Stage.NATIVE: native.path, Stage.ONNX: folded.path}
         parity = compare(
-            running,
+            forms_run,
             reference,
             dataset.test.images,
             dataset.test.labels,
@@ -122,11 +133,13 @@ def verify(
             dataset=dataset.name,
             track=track,
         )
+        parity = with_graphs(parity, engines)
     parity = replace(parity, environment=environment(), limits=limits or Limits())
     if localise:
-        files[Stage.ENGINE] = folded.path
+        sources = {stage.value: path for stage, path in files.items()}
+        sources |= {Stage.ENGINE.value: folded.path, **typed.files}
         images = dataset.test.images
-        parity = replace(parity, layers=look(forms, parity, images, files, threads=threads, track=track))
+        parity = replace(parity, layers=look(forms, parity, images, sources, threads=threads, track=track))
     write_json(run.path(kinds.PARITY), parity.to_json())
     run.record(kinds.PARITY, made_from=digests)
     if parity.layers:

@@ -1,6 +1,6 @@
 """A fresh process of a measurement: `python -m bn_deploy.pipeline.worker`.
 
-Reads one job from standard input and writes events to standard output; see `bench.worker`.
+Talks through standard input and output; see `bench.worker`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bn_deploy.backends.base import Runner
 from bn_deploy.bench.candidate import Candidate, Source
 from bn_deploy.bench.worker import work
 from bn_deploy.errors import InputError, NotAvailable
+from bn_deploy.spec import Precision
 
 FORMS: tuple[str, ...] = ("custom", "native", "folded")
 """The forms of a checkpoint's network, as tables call them: as trained by hand, torch's batch norms, none."""
@@ -26,10 +27,15 @@ def open_candidate(candidate: Candidate) -> Runner:
 
     Raises:
         NotAvailable: the backend cannot run here, or computes in another precision or elsewhere than asked.
-        InputError: the source cannot be opened.
+        InputError: the source cannot be opened, or the backend does not take an option.
     """
-    runner = backend(candidate.backend).open(
-        opened(candidate.source), threads=candidate.threads or 1, spinning=candidate.spinning
+    row = backend(candidate.backend)
+    runner = row.open(
+        opened(candidate.source),
+        threads=candidate.threads or 1,
+        spinning=candidate.spinning,
+        precision=Precision(candidate.precision) if candidate.precision and row.precisions else None,
+        running=candidate.running,
     )
     for what, asked, got in (
         ("in", candidate.precision, runner.precision.value),
@@ -69,15 +75,15 @@ def _forms(path: str) -> Any:
 
 def main() -> int:
     """Does the job that comes in. Whatever else prints goes to standard error: the samples go home alone."""
-    line = sys.stdin.readline()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         try:
-            work(line, open_candidate, out)
+            work(sys.stdin, open_candidate, out)
         except KeyboardInterrupt:
             return 130  # the parent was interrupted as well, and tells the user
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    # Everything is closed and sent; taking the interpreter and its libraries down takes half a second more.
+    os._exit(main())

@@ -37,10 +37,8 @@ def _warnings(record: LatencyRecord, refused: Mapping[str, str]) -> list[str]:
     if record.interrupted:
         found.append("!! interrupted: these are the processes and batch sizes that were done")
     if record.options.quick:
-        found.append(
-            f"!! quick: {_processes(record.options.processes)}, which shows the order of magnitude and "
-            "decides nothing"
-        )
+        done = max(len(row.runs) for row in record.results)
+        found.append(f"!! quick: {_processes(done)}, which shows the order of magnitude and decides nothing")
     if doubtful := sorted(name for name, by in record.parity.items() if by == "unverified"):
         found.append(f"!! nobody checked that these compute the same: {', '.join(doubtful)}")
     return [wrapped(line) for line in found]
@@ -156,7 +154,12 @@ def _notes(record: LatencyRecord) -> list[str]:
     lines += [
         f"memory of {row.name} in a process of its own: {_megabytes(row.open_bytes)} opened, "
         f"{_megabytes(row.run_bytes)} after a call at each batch size, peak {_megabytes(row.peak_bytes)}"
+        f"{'' if row.gpu_bytes is None else f'; {_megabytes(row.gpu_bytes)} of the GPU'}"
         for row in record.memory
+    ]
+    graphless = {row.name: row.no_cuda_graph for row in record.results if row.no_cuda_graph}
+    lines += [
+        f"!! {name}: without the CUDA graph that was asked for: {why}" for name, why in graphless.items()
     ]
     censuses = {row.name: row.census for row in record.results if row.census and not row.again}
     lines += [

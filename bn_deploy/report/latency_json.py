@@ -44,6 +44,7 @@ def _row(result: LatencyResult) -> dict[str, Any]:
         "threads": result.threads,
         "spinning": result.spinning,
         "cuda_graph": result.cuda_graph,
+        "no_cuda_graph": result.no_cuda_graph,
         "tf32": result.tf32,
         "batch": result.batch,
         "scope": result.scope,

@@ -135,7 +135,7 @@ def _layers(parity: Parity) -> list[str]:
         reached |= {row.stage} if row.layer == first[row.stage] else set()
         sign = "!" if row.stage in reached else "~" if row.off else " "
         cells.setdefault(row.layer, {})[row.stage] = f"{row.rms:.1e}{sign}"
-        own[row.layer] = row.own
+        own.setdefault(row.layer, row.own)  # the first form's class of numbers: the trained network's
         if sign != "~":
             worst[row.layer] = max(worst.get(row.layer, 0.0), row.rms / (row.size or 1.0))
     forms = list(dict.fromkeys(row.stage for row in parity.layers))

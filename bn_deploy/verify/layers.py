@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from bn_deploy.backends.base import Array
 
+_NARROW = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+
 
 def of_torch(network: nn.Module, images: Array, kind: torch.dtype) -> dict[str, Array]:
     """The output of every layer without layers of its own, by path, in float64 and in the order they ran.
@@ -64,7 +66,7 @@ def marked(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
 
 
 def cut(model: onnx.ModelProto, value: str) -> onnx.ModelProto:
-    """The part of `model` that computes `value`, which is its only output."""
+    """The part of `model` that computes `value`, which is its only output; one in half is widened."""
     part = _with_outputs(model, [], [value])
     needed = {value}
     kept = []
@@ -77,6 +79,13 @@ def cut(model: onnx.ModelProto, value: str) -> onnx.ModelProto:
     weights = [tensor for tensor in part.graph.initializer if tensor.name in needed]
     del part.graph.initializer[:]
     part.graph.initializer.extend(weights)
+    kind = part.graph.output[0].type.tensor_type
+    if kind.elem_type in _NARROW:  # bfloat16 is no type of numpy's
+        kind.elem_type = onnx.TensorProto.FLOAT
+        part.graph.output[0].name = f"{value}.wide"
+        part.graph.node.append(
+            onnx.helper.make_node("Cast", [value], [f"{value}.wide"], to=onnx.TensorProto.FLOAT)
+        )
     return part
 
 

@@ -6,17 +6,23 @@ Each function returns what takes images (n, ...) as they are fed to the network 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bn_deploy.backends.base import Array
 from bn_deploy.verify.evidence import Reference
 from bn_deploy.verify.perturb import perturbed
 from bn_deploy.verify.program import PRODUCTS, Program, Slot, capture
 from bn_deploy.verify.tolerance import NumberClass
+
+Cut = Callable[[object, int | None], object]
+"""Makes an operand of a product coarser, given the axis of its output channels, None for activations."""
 
 DRAWS = 8
 """How many runs with drawn roundings: the farthest of eight is seldom a lucky one."""
@@ -44,8 +50,8 @@ def in_class(network: nn.Module, numbers: NumberClass, shape: tuple[int, ...]) -
     Raises:
         ModelError: TF32 or int8 is asked for and the network cannot be followed.
     """
-    if numbers.name == "tf32" or numbers.fixed_steps:
-        return _Cut(network, shape, _stepped if numbers.fixed_steps else _cut)
+    if (cut := _cut_of(numbers)) is not None:
+        return _Cut(network, shape, cut)
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     return _eager(network, kinds[numbers.name])
 
@@ -97,9 +103,7 @@ class _Cut:
         cut: makes one operand coarser; the axis is that of the output channels, None for activations.
     """
 
-    def __init__(
-        self, network: nn.Module, shape: tuple[int, ...], cut: Callable[[object, int | None], object]
-    ) -> None:
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], cut: Cut) -> None:
         self._program, self._cut = capture(_frozen(network, torch.float32), shape), cut
 
     def __call__(self, images: Array) -> Array:
@@ -109,11 +113,56 @@ class _Cut:
         with torch.no_grad():
             for step in program.steps:
                 args, kwargs = step.bind(values, len(images))
-                if step.op in PRODUCTS:
-                    axes = dict(zip(PRODUCTS[step.op], (None, _channels(step.op, args)), strict=True))
-                    args = tuple(self._cut(a, axes[i]) if i in axes else a for i, a in enumerate(args))
+                args = _coarser(step.op, args, self._cut)
                 values.update(zip(step.results, step.run(args, kwargs), strict=True))
         return np.asarray(values[program.result].double().numpy())
+
+
+@contextmanager
+def operands(numbers: NumberClass) -> Iterator[None]:
+    """Inside, whatever torch runs in float32 has its products take the operands of that class.
+
+    It is what `in_class` does to a network that was followed, here for one whose layers are watched while it
+    runs. In classes that torch computes in itself nothing is changed.
+    """
+    cut = _cut_of(numbers)
+    if cut is None:
+        yield
+        return
+    with _Coarser(cut):
+        yield
+
+
+class _Coarser(TorchDispatchMode):
+    """Makes the operands of every product coarser."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self._cut = cut
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return func(*_coarser(func.overloadpacket.__name__, args, self._cut), **(kwargs or {}))
+
+
+def _cut_of(numbers: NumberClass) -> Cut | None:
+    """What makes an operand coarser in a class that torch does not compute in; None where it does."""
+    if numbers.fixed_steps:
+        return _stepped
+    return _cut if numbers.name == "tf32" else None
+
+
+def _coarser(op: str, args: tuple[Any, ...], cut: Cut) -> tuple[Any, ...]:
+    """The arguments of an operator, with those that it multiplies made coarser."""
+    if op not in PRODUCTS:
+        return args
+    axes = dict(zip(PRODUCTS[op], (None, _channels(op, args)), strict=True))
+    return tuple(cut(one, axes[place]) if place in axes else one for place, one in enumerate(args))
 
 
 def _channels(op: str, args: tuple[object, ...]) -> int | None:

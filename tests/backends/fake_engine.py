@@ -1,13 +1,15 @@
 """A TensorRT runtime and GPU memory that live on the host.
 
 The addresses are real ones, so the fake context computes on the very bytes that the runner put there:
-logits (N, 2) = the sum of each row of image (N, 3), and its negative.
+logits (N, 2) = the sum of each row of image (N, 3), and its negative; wider rows and more logits, which are
+0, where a test wants them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -39,6 +41,7 @@ class Engine:
     takes_shape: bool = True
     takes_address: bool = True
     unknown: list[str] = field(default_factory=list)
+    row: tuple[int, ...] = (3,)
     output_size: int = 2
     runtime_error: str = ""
     profiles: tuple[tuple[int, int, int], ...] = ((2, 4, 8),)
@@ -120,7 +123,7 @@ def make(answers: Engine, version: str = VERSION) -> TensorRT:
     names = NAMES[version]
     members = {name: IntEnum(name, value) for name, value in names.items() if isinstance(value, dict)}
     module = SimpleNamespace(__version__=version, **members)
-    wide = {"image": 3, "logits": answers.output_size}
+    wide = {"image": answers.row, "logits": (answers.output_size,)}
 
     class ILogger:
         pass
@@ -154,7 +157,7 @@ def make(answers: Engine, version: str = VERSION) -> TensorRT:
             return answers.capturable
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return (self._rows, wide[name])
+            return (self._rows, *wide[name])
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             self._addresses[name] = address
@@ -163,14 +166,15 @@ def make(answers: Engine, version: str = VERSION) -> TensorRT:
         def execute_async_v3(self, stream_handle: int) -> bool:
             answers.runs_on.append(stream_handle)
             image, logits = (self._view(name) for name in ("image", "logits"))
+            logits[:] = 0
             logits[:, 0] = image.sum(axis=1)
             logits[:, 1] = -logits[:, 0]
             return answers.runs
 
         def _view(self, name: str) -> NDArray[np.float32]:
-            rows, columns = self.get_tensor_shape(name)
-            memory = (ctypes.c_float * (rows * columns)).from_address(self._addresses[name])
-            return np.ctypeslib.as_array(memory).reshape(rows, columns)
+            shape = self.get_tensor_shape(name)
+            memory = (ctypes.c_float * math.prod(shape)).from_address(self._addresses[name])
+            return np.ctypeslib.as_array(memory).reshape(shape[0], -1)
 
     class ICudaEngine:
         num_io_tensors = 2
@@ -186,14 +190,14 @@ def make(answers: Engine, version: str = VERSION) -> TensorRT:
             return module.TensorLocation[answers.location]
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return (answers.batch, wide[name])
+            return (answers.batch, *wide[name])
 
         def get_tensor_dtype(self, name: str) -> Any:
             return module.DataType[answers.dtype]
 
         def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
             assert name == "image"
-            return [(size, 3) for size in answers.profiles[profile_index]]
+            return [(size, *answers.row) for size in answers.profiles[profile_index]]
 
         def create_engine_inspector(self) -> Any:
             return module.EngineInspector()

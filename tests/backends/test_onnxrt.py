@@ -19,7 +19,7 @@ from bn_deploy.backends.onnxrt import CPU, CUDA, TENSORRT, OrtRunner
 from bn_deploy.engine import driver
 from bn_deploy.errors import BnDeployError, InputError, NotAvailable
 from bn_deploy.spec import Precision, Stage
-from tests.backends.test_conformance import close, images
+from tests.backends.answers import close, images
 from tests.engine.models import cnn, save
 from tests.lenets import one_thread, onnx_bytes  # noqa: F401 - a fixture
 

@@ -18,7 +18,8 @@ from bn_deploy.backends.pytorch import TorchNetwork
 from bn_deploy.backends.torch_compiled import CompiledRunner
 from bn_deploy.errors import ModelError, NotAvailable
 from bn_deploy.spec import Precision, TensorSpec
-from tests.backends.test_conformance import compiled, images, opened
+from tests.backends.answers import images
+from tests.backends.test_conformance import compiled, opened
 from tests.lenets import one_thread  # noqa: F401 - a fixture
 
 COMPILERS = [row.name for row in BACKENDS if row.given.get("compiler")]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bn_deploy.backends.options import AS_IT_IS
 from bn_deploy.bench.options import MeasureOptions
 from bn_deploy.bench.record import LatencyRecord
 from bn_deploy.bench.rows import LatencyResult, Run
@@ -38,13 +39,20 @@ def result(runs: Sequence[Run] | None = None, **changes: Any) -> LatencyResult:
         "model": "folded",
         "backend": "ort",
         "again": False,
-        "requested": {"threads": 1, "spinning": None, "precision": "fp32", "provider": None},
+        "requested": {
+            "threads": 1,
+            "spinning": None,
+            "precision": "fp32",
+            "provider": None,
+            **AS_IT_IS.to_json(),
+        },
         "provider": "CPUExecutionProvider",
         "device": "cpu",
         "precision": Precision.FP32,
         "threads": 1,
         "spinning": None,
         "cuda_graph": None,
+        "no_cuda_graph": None,
         "tf32": None,
         "batch": 8,
         "scope": "end_to_end",

@@ -87,6 +87,14 @@ def test_unlike_measurements_are_refused_unless_the_user_insists(
     assert gate.to_json()["differences"] == [reason]
 
 
+def test_a_cuda_graph_that_only_one_of_the_two_had_is_told() -> None:
+    then, now = measured(1.0, cuda_graph=True), measured(1.0, cuda_graph=False, no_cuda_graph="why not")
+    with pytest.raises(InputError, match="ort folded, batch 8: a CUDA graph / no CUDA graph"):
+        against(then, now, 0.03)
+    assert against(then, now, 0.03, anyway=True).differences
+    assert against(measured(1.0), measured(1.0, cuda_graph=False), 0.03).differences == (), "none either way"
+
+
 def test_how_long_and_in_which_order_may_differ() -> None:
     results = measured(1.0).results
     other = record(results=results, options=MeasureOptions(seed=5, budget_s=1.0, processes=9))

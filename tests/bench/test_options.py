@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bn_deploy.backends.options import RunOptions
 from bn_deploy.bench.candidate import Candidate, Source
 from bn_deploy.bench.intervals import FEWEST
 from bn_deploy.bench.job import Job
@@ -23,7 +24,16 @@ SERVER = MeasureOptions(
     warmup_s=1,
     quick=True,
 )
-CANDIDATE = Candidate("folded", "ort", Source("onnx", "/somewhere/model.onnx"), 2, True, "fp32", "CPU")
+CANDIDATE = Candidate(
+    "folded",
+    "ort",
+    Source("onnx", "/somewhere/model.onnx"),
+    2,
+    True,
+    "fp32",
+    "CPU",
+    RunOptions(cuda_graph=True, trust=True, lean_runtime=Path("/somewhere/lean.so")),
+)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,7 @@ def test_reading_options_refuses(changes: dict[str, Any], message: str) -> None:
 
 
 def test_a_job_survives_json() -> None:
-    job = Job((CANDIDATE, CANDIDATE.twin()), Path("/in.npz"), SERVER, 3, 1.5, describe=True, probe=True)
+    job = Job((CANDIDATE, CANDIDATE.twin()), Path("/in.npz"), SERVER, 3, describe=True, probe=True)
     assert Job.from_json(job.to_json()) == job
 
 
@@ -95,7 +105,7 @@ def test_a_twin_differs_in_name_only() -> None:
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(InputError, match="no source of the kind 'pickle'"):
         Source("pickle", "/somewhere")
-    job = Job((CANDIDATE,), Path("/in.npz"), SERVER, 0, 1.0).to_json()
+    job = Job((CANDIDATE,), Path("/in.npz"), SERVER, 0).to_json()
     del job["candidates"][0]["source"]["form"]
     with pytest.raises(InputError, match="candidate 0: source lacks form"):
         Job.from_json(job)

@@ -16,6 +16,7 @@ from tests.bench.make import DIGEST, record, result, run
 def test_a_file_gives_back_the_whole_record(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     whole = record(
+        results=(result(cuda_graph=False, no_cuda_graph="why not"),),
         parity={"ort folded": "parity.json"},
         overhead_s=1e-7,
         conditions={"steal_s": 0.5},
@@ -23,9 +24,10 @@ def test_a_file_gives_back_the_whole_record(tmp_path: Path) -> None:
         choices={"ort": {"threads": 1}},
         interrupted=True,
     )
+    assert whole.results[0].no_cuda_graph == "why not"
     whole.write(path)
     assert LatencyRecord.read(path) == whole
-    assert json.loads(path.read_text())["format"] == FORMAT == "bn-deploy-latency/2"
+    assert json.loads(path.read_text())["format"] == FORMAT == "bn-deploy-latency/3"
 
 
 def test_the_file_spends_no_line_per_sample(tmp_path: Path) -> None:
@@ -39,8 +41,8 @@ def test_the_file_spends_no_line_per_sample(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (
-            lambda row: row.update(format="bn-deploy-latency/1"),
-            "has the format 'bn-deploy-latency/1'.*run `bn-deploy bench` again",
+            lambda row: row.update(format="bn-deploy-latency/2"),
+            "has the format 'bn-deploy-latency/2'.*run `bn-deploy bench` again",
         ),
         (lambda row: row.update(format=1), "has the format 1"),
         (lambda row: row.pop("format"), "the latency record lacks format"),
@@ -57,6 +59,7 @@ def test_the_file_spends_no_line_per_sample(tmp_path: Path) -> None:
         (lambda row: row.update(results=[]), "at least one result"),
         (lambda row: row["results"].append(3), "result 2 must be an object, not an integer"),
         (lambda row: row["results"][1].pop("batch"), "result 1 lacks batch"),
+        (lambda row: row["results"][1].pop("no_cuda_graph"), "result 1 lacks no_cuda_graph"),
         (lambda row: row["results"][1]["runs"][0].update(samples_ns=[-1]), "result 1: run 0: .*-1 ns"),
         (lambda row: row.update(memory=[{"name": "a"}]), "memory 0 lacks"),
         (lambda row: row.update(overhead_s=None), "overhead_s must be a decimal number"),

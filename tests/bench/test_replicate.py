@@ -14,7 +14,7 @@ import pytest
 from bn_deploy.bench.candidate import Candidate, Source
 from bn_deploy.bench.measure import CLOCK
 from bn_deploy.bench.options import MeasureOptions
-from bn_deploy.bench.processes import run_worker
+from bn_deploy.bench.processes import Event, Worker
 from bn_deploy.bench.replicate import Replicated, memory, replicate
 from bn_deploy.bench.verdict import log_ratios, noise
 from bn_deploy.errors import CheckFailed, InputError, ModelError, NotAvailable
@@ -132,12 +132,51 @@ def test_memory_is_that_of_a_process_of_its_own(inputs: Path) -> None:
 
 
 def test_a_runner_must_be_the_same_in_every_process(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_provider(command: Any, job: Any) -> Iterator[dict[str, Any]]:
-        for event in run_worker(command, job):
-            if event["event"] == "opened" and job.process == 1:
+    class Elsewhere(Worker):
+        def opened(self) -> Event:
+            event = super().opened()
+            if self._job.process == 1:
                 event["about"][0]["provider"] = "elsewhere"
-            yield event
+            return event
 
-    monkeypatch.setattr("bn_deploy.bench.replicate.run_worker", other_provider)
+    monkeypatch.setattr("bn_deploy.bench.replicate.Worker", Elsewhere)
     with pytest.raises(CheckFailed, match="busy few ran differently in process 1"):
         measured(inputs, busy("2000"))
+
+
+def test_processes_open_side_by_side_and_are_timed_one_by_one(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    class Logged(Worker):
+        def opened(self) -> Event:
+            log.append(f"open {self._job.process}")
+            return super().opened()
+
+        def measure(self, seconds: float) -> Iterator[Event]:
+            log.append(f"begin {self._job.process}")
+            yield from super().measure(seconds)
+            log.append(f"end {self._job.process}")
+
+    monkeypatch.setattr("bn_deploy.bench.replicate.Worker", Logged)
+    measured(inputs, busy("2000"), processes=3)
+    assert log == [
+        *("open 0", "open 1", "begin 0", "end 0", "begin 1", "end 1"),
+        *("open 2", "begin 2", "end 2"),
+    ]
+
+
+def test_no_process_is_left_behind(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Worker] = []
+
+    class Kept(Worker):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr("bn_deploy.bench.replicate.Worker", Kept)
+    with pytest.raises(NotAvailable):
+        measured(inputs, busy("missing"))
+    assert len(started) == 2
+    assert all(worker._process.returncode is not None for worker in started)

@@ -36,4 +36,4 @@ def open_candidate(candidate: Candidate) -> Busy:
 
 
 if __name__ == "__main__":
-    work(sys.stdin.readline(), open_candidate, sys.stdout)
+    work(sys.stdin, open_candidate, sys.stdout)

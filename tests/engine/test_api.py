@@ -66,6 +66,37 @@ def test_none_at_all_names_both_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     assert api.why_not() == str(refusal.value)
 
 
+def lean(version: str) -> Any:
+    return SimpleNamespace(__version__=version, Runtime=1)
+
+
+def test_the_lean_runtime_stands_in_for_tensorrt_and_for_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "find_gpu", lambda: GPU)
+    install(monkeypatch, tensorrt_lean=lean("11.4"))
+    found = api.find("tensorrt")
+    assert str(found) == "TensorRT lean runtime 11.4"
+    assert not found.builds
+    assert api.why_not() is None
+    with pytest.raises(NotAvailable, match=r"tensorrt_rtx is not installed; .*bn-deploy\[rtx\]"):
+        api.find("tensorrt_rtx")
+
+
+def test_whatever_builds_comes_before_the_lean_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "find_gpu", lambda: GPU)
+    install(monkeypatch, tensorrt_lean=lean("11.4"), tensorrt_rtx=whole("1.7"))
+    assert api.find().name == "tensorrt_rtx"
+    assert api.find("tensorrt").name == "tensorrt_lean"
+
+
+def test_no_module_is_imported_because_a_side_car_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, antigravity=whole("1"), tensorrt_lean=lean("11.4"))
+    for name in ("antigravity", "tensorrt_lean"):
+        with pytest.raises(NotAvailable, match=f"^no TensorRT called '{name}' builds plans$"):
+            api.find(name)
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [

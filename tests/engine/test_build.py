@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
-from enum import IntEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import onnx
-import platformdirs
 import pytest
 
 from bn_deploy.engine import api, driver, sidecar
 from bn_deploy.engine.build import BuildOptions, build
-from bn_deploy.engine.driver import Gpu
+from bn_deploy.engine.support import dry_run
 from bn_deploy.errors import InputError, ModelError, NotAvailable
 from bn_deploy.spec import BatchRange, Precision, TensorSpec
 from tests.engine.fake_trt import RTX, VERSIONS, World, make
@@ -24,17 +21,7 @@ from tests.engine.models import cnn, quantized, save
 
 OLD, MIDDLE, NEW = VERSIONS
 
-
-@pytest.fixture(autouse=True)
-def _gpu(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: cache)
-    monkeypatch.setattr(driver, "find_gpu", lambda: Gpu("NVIDIA Thing", (8, 9), (12, 8)))
-
-
-@pytest.fixture
-def onnx_path(tmp_path: Path) -> Path:
-    return save(cnn(), tmp_path / "model.onnx")
+pytestmark = pytest.mark.usefixtures("a_gpu")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -158,26 +145,6 @@ def test_the_engine_has_the_last_word_on_its_precision(tmp_path: Path, version: 
     assert plan.read_bytes() == before
 
 
-def test_settings_are_those_of_the_builder_by_name(onnx_path: Path, tmp_path: Path) -> None:
-    batch = BatchRange(2, 4, 8)
-    options = BuildOptions(batch, workspace_bytes=1 << 20, optimization_level=5, timing_cache=False)
-    result = build(onnx_path, tmp_path / "model.plan", options=options, trt=make(MIDDLE))
-    assert result.sidecar.profiles == (BatchRange(2, 4, 8),)
-    assert result.sidecar.settings == {
-        "typing": "strong",
-        "flags": [],
-        "profiling_verbosity": "LAYER_NAMES_ONLY",
-        "workspace_bytes": 1 << 20,
-        "optimization_level": 5,
-        "hardware_compatibility": "NONE",
-        "timing_cache": False,
-        "not_available": {
-            "compute_capabilities": "TensorRT 10.16.1.11 has no choice of compute capabilities: "
-            "it builds for the GPU that is here",
-        },
-    }
-
-
 def test_a_static_network_keeps_its_batch_and_needs_no_profile(tmp_path: Path) -> None:
     world = World(inputs=[("image", (2, 1, 8, 8), "FLOAT")], outputs=[("logits", (2, 5), "FLOAT")])
     path = save(cnn(2), tmp_path / "model.onnx")
@@ -186,124 +153,6 @@ def test_a_static_network_keeps_its_batch_and_needs_no_profile(tmp_path: Path) -
         result = build(path, tmp_path / "model.plan", options=options, trt=make(NEW, world))
         assert result.sidecar.profiles == (BatchRange(2, 2, 2),)
     assert world.shapes == {}
-
-
-AMPERE = BuildOptions(hardware_compatible="ampere+")
-PORTABLE = BuildOptions(version_compatible=True, exclude_lean_runtime=True)
-
-
-@pytest.mark.parametrize(
-    ("version", "options", "reason"),
-    [
-        (OLD, BuildOptions(optimization_level=3), "TensorRT 8.5.3.1 has no optimization level$"),
-        (OLD, AMPERE, "TensorRT 8.5.3.1 has no hardware compatibility level AMPERE_PLUS$"),
-        (OLD, PORTABLE, "TensorRT 8.5.3.1 has no version-compatible plans$"),
-        (NEW, BuildOptions(compute_capabilities=("8.9",)), "has no choice of compute capabilities"),
-        (RTX, BuildOptions(compute_capabilities=("3.5",)), r"cannot build for 3\.5; it knows .*8\.6"),
-        (RTX, AMPERE, "has no hardware compatibility level AMPERE_PLUS: its kernels are made where"),
-        (RTX, PORTABLE, "has no version-compatible plans: its kernels are made where the plan runs"),
-        (RTX, BuildOptions(timing_cache=True), "has no timing cache: its kernels are made where"),
-    ],
-)
-def test_a_choice_that_this_tensorrt_lacks_is_an_error(
-    onnx_path: Path, tmp_path: Path, version: str, options: BuildOptions, reason: str
-) -> None:
-    with pytest.raises(InputError, match=reason):
-        build(onnx_path, tmp_path / "model.plan", options=options, trt=make(version))
-
-
-@pytest.mark.parametrize(
-    ("version", "lacking"),
-    [
-        (
-            OLD,
-            "optimization_level compute_capabilities version_compatible "  # noqa: ISC004 - one text
-            "hardware_compatible_ampere+ hardware_compatible_same progress",
-        ),
-        (MIDDLE, "compute_capabilities"),
-        (NEW, "compute_capabilities"),
-        (RTX, "version_compatible hardware_compatible_ampere+ hardware_compatible_same timing_cache"),
-    ],
-)
-def test_what_was_not_asked_for_and_is_not_there_is_recorded(
-    onnx_path: Path, tmp_path: Path, version: str, lacking: str
-) -> None:
-    result = build(onnx_path, tmp_path / "model.plan", trt=make(version))
-    assert list(result.sidecar.settings["not_available"]) == lacking.split()
-
-
-@pytest.mark.parametrize("version", [MIDDLE, NEW])
-def test_a_plan_for_other_versions_and_other_gpus(onnx_path: Path, tmp_path: Path, version: str) -> None:
-    options = replace(PORTABLE, hardware_compatible="ampere+", detailed=True)
-    known = build(onnx_path, tmp_path / "model.plan", options=options, trt=make(version)).sidecar
-    assert known.settings["flags"] == ["EXCLUDE_LEAN_RUNTIME", "VERSION_COMPATIBLE"]
-    assert known.settings["hardware_compatibility"] == "AMPERE_PLUS"
-    assert known.settings["profiling_verbosity"] == "DETAILED"
-    assert known.compute_capabilities == ("8.0+",)
-    assert (known.version_compatible, known.carries_host_code, known.needs_lean_runtime) == (
-        True,
-        False,
-        True,
-    )
-
-
-def test_targets_can_be_named_where_a_version_takes_them(onnx_path: Path, tmp_path: Path) -> None:
-    world = World()
-    options = BuildOptions(compute_capabilities=("8.6", "8.9"))
-    known = build(onnx_path, tmp_path / "model.plan", options=options, trt=make(RTX, world)).sidecar
-    assert known.compute_capabilities == ("8.6", "8.9")
-    assert [world.targets[index].name for index in (0, 1)] == ["SM86", "SM89"]
-
-
-def test_a_profile_for_each_batch_range(onnx_path: Path, tmp_path: Path) -> None:
-    world = World()
-    ranges = (BatchRange(1, 1, 1), BatchRange(2, 32, 64))
-    result = build(onnx_path, tmp_path / "model.plan", options=BuildOptions(ranges), trt=make(NEW, world))
-    assert world.profiles == 2
-    assert result.sidecar.profiles == ranges == sidecar.read(tmp_path / "model.plan").profiles
-
-
-def test_a_flag_for_a_build_without_a_gpu_is_used_where_a_target_can_be_named(
-    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver, "find_gpu", lambda: "no driver")
-    trt = make(RTX)
-    monkeypatch.delattr(trt.module, "IRuntimeCache")  # its kernels are made when it builds
-    flags = {name: flag.value for name, flag in trt.module.BuilderFlag.__members__.items()}
-    monkeypatch.setattr(trt.module, "BuilderFlag", IntEnum("BuilderFlag", {**flags, "CPU_ONLY": 40}))
-    with pytest.raises(NotAvailable, match=r"there is no GPU for .* to build for; name one with --target"):
-        build(onnx_path, tmp_path / "model.plan", trt=trt)
-    options = BuildOptions(compute_capabilities=("8.9",))
-    known = build(onnx_path, tmp_path / "model.plan", options=options, trt=trt).sidecar
-    assert known.settings["flags"] == ["CPU_ONLY"]
-    assert known.systems == (api.operating_system(),)
-
-
-def test_without_a_tf32_flag_tf32_cannot_be_asked_for(
-    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trt = make(NEW)
-    monkeypatch.setattr(type(trt), "has_tf32_flag", False)
-    build(onnx_path, tmp_path / "model.plan", trt=trt)
-    with pytest.raises(InputError, match="has no TF32 flag"):
-        build(onnx_path, tmp_path / "model.plan", options=BuildOptions(tf32=True), trt=trt)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"workspace_bytes": 0},
-        {"optimization_level": 6},
-        {"compute_capabilities": ()},
-        {"hardware_compatible": "all"},
-        {"exclude_lean_runtime": True},
-        {"batch": (BatchRange(1, 1, 1), BatchRange(1, 1, 1))},
-    ],
-    ids=lambda wrong: next(iter(wrong)),
-)
-def test_senseless_options_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must be|at least one|only a version-compatible|twice"):
-        BuildOptions(**wrong)
 
 
 DYNAMIC_SIDE = World(inputs=[("image", (-1, 1, -1, 8), "FLOAT")])
@@ -360,6 +209,18 @@ def test_no_gpu_is_told_before_the_builder_is_touched(
     ):
         build(onnx_path, tmp_path / "model.plan", trt=make(NEW, world))
     assert world.network_flags is None
+
+
+def test_the_lean_runtime_says_that_it_cannot_build(onnx_path: Path, tmp_path: Path) -> None:
+    lean = api.TensorRT("tensorrt_lean", SimpleNamespace(__version__="11.4"))
+    for act in (
+        lambda: build(onnx_path, tmp_path / "model.plan", trt=lean),
+        lambda: dry_run(onnx_path, trt=lean),
+    ):
+        with pytest.raises(
+            NotAvailable, match=r"lean runtime 11\.4 only runs plans .*bn-deploy\[gpu\].*\[rtx\]"
+        ):
+            act()
 
 
 def test_a_builder_that_does_not_start_says_why(onnx_path: Path, tmp_path: Path) -> None:

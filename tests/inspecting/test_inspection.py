@@ -18,7 +18,7 @@ from bn_deploy.report.inspection import inspection_text
 from bn_deploy.spec import Precision
 from tests.backends.fake_engine import VERSION, Engine
 from tests.backends.fake_engine import make as make_runtime
-from tests.backends.test_trt import KNOWN, PLAN
+from tests.backends.trt_place import KNOWN, PLAN
 from tests.engine.fake_trt import make
 from tests.engine.models import cnn, quantized, save
 from tests.engine.test_timing_cache import GPU

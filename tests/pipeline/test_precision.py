@@ -76,8 +76,11 @@ def test_a_typed_file_is_chained_to_the_fp32_one_and_to_the_data(
 
 
 def test_every_typed_file_is_verified_in_its_class_of_numbers(run: RunFolder) -> None:
-    parity = verify(run, dataset=dataset())
+    parity = verify(run, dataset=dataset(), localise=True)
     assert parity.failed is None
+    seen = {row.stage for row in parity.layers}
+    assert seen == {stage.stage for stage in parity.stages[1:]}, "every form is looked into"
+    assert all(parity.first_layer(stage) is None for stage in parity.stages)
     stages = {stage.stage: stage for stage in parity.stages}
     fp32 = stages["onnx"]
     for precision in TYPED:
@@ -91,6 +94,8 @@ def test_every_typed_file_is_verified_in_its_class_of_numbers(run: RunFolder) ->
         assert f"onnx/onnx.{precision.value}" in {step.name for step in parity.steps}
     text = parity_text(parity)
     assert "emulated: in float32" in text
+    assert "onnx.int8: emulated, values marked as outputs" in text
+    assert "no layer is off" in text
     assert text.count("measured errors and margins allow for") >= len(TYPED)
     assert Parity.from_json(read_json(run.path(kinds.PARITY))) == parity
 
@@ -108,9 +113,12 @@ def test_a_typed_file_that_computes_something_else_is_named(run: RunFolder) -> N
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     path.write_bytes(model.SerializeToString())
     run.record(kind, made_from=run.require(kinds.FOLDED).made_from)
-    parity = verify(run, dataset=dataset())
+    parity = verify(run, dataset=dataset(), localise=True)
     assert parity.failed == "onnx/onnx.fp16"
     assert [s.stage for s in parity.stages if not parity.passes(s)] == ["onnx.fp16"]
+    first = {stage.stage: parity.first_layer(stage) for stage in parity.stages}
+    assert first.pop("onnx.fp16") == tensor.name.removesuffix(".weight")
+    assert set(first.values()) == {None}
 
 
 @pytest.mark.parametrize(

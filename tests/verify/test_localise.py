@@ -20,12 +20,16 @@ from bn_deploy.folding.modules.driver import fold
 from bn_deploy.pipeline import localising
 from bn_deploy.pipeline.forms import Forms
 from bn_deploy.pipeline.localising import localise
+from bn_deploy.precision.formats import half_of
+from bn_deploy.precision.half import convert
 from bn_deploy.report.plots import plot_layers
 from bn_deploy.report.verification import parity_text
-from bn_deploy.spec import Stage
+from bn_deploy.spec import Precision, Stage
 from bn_deploy.verify.layers import cut, last_values, marked, of_torch
 from bn_deploy.verify.localise import LayerParity, first_off
 from bn_deploy.verify.parity import Parity
+from bn_deploy.verify.rerun import in_class, operands
+from bn_deploy.verify.tolerance import number_class
 from tests.lenets import LENET, form, garments, onnx_bytes
 from tests.verify.test_parity import parity
 
@@ -97,6 +101,33 @@ def test_a_cut_graph_gives_what_a_marked_one_does() -> None:
         for m in (part, whole)
     )
     assert np.array_equal(one[0], both[1])
+
+
+def test_a_part_that_ends_in_half_gives_float32() -> None:
+    """No array of numpy's holds bfloat16."""
+    half = half_of(Precision.BF16)
+    assert half is not None
+    part = cut(convert(onnx.load_model_from_string(onnx_bytes(Stage.FOLDED)), half, {}).proto, "avg_pool2d")
+    onnx.checker.check_model(part, full_check=True)
+    (output,) = part.graph.output
+    assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert part.graph.node[-1].op_type == "Cast"
+    assert list(part.graph.node[-1].input) == ["avg_pool2d"]
+
+
+@pytest.mark.parametrize("name", ["int8", "tf32"])
+def test_a_network_whose_layers_are_watched_takes_the_operands_of_its_class(name: str) -> None:
+    """As the same network does that was followed; sums may be in another order, which moves a step or two."""
+    numbers, network = number_class(name), form(Stage.TRAINED)
+    with operands(numbers):
+        watched = of_torch(network, IMAGES, torch.float32)["15"]
+    followed = in_class(network, numbers, IMAGES.shape[1:])(IMAGES)
+    plain = of_torch(network, IMAGES, torch.float32)["15"]
+    off = np.abs(plain - followed).max()
+    assert off > 1e-4
+    assert np.abs(watched - followed).max() < 0.02 * off
+    with operands(number_class("fp32")):
+        np.testing.assert_array_equal(of_torch(network, IMAGES, torch.float32)["15"], plain)
 
 
 def looked_into(tmp_path: Path, *, weight: str = "", by: float = 1.0) -> Parity:
