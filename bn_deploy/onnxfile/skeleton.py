@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import onnx
@@ -16,27 +16,37 @@ _TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "stash_type", "to"})
 """Attributes that say a type by its number."""
 
 
-def skeleton(model: ir.Model) -> onnx.ModelProto:
+def skeleton(model: ir.Model, large: Mapping[str, ir.TensorProtocol] | None = None) -> onnx.ModelProto:
     """What is in a model; large initializers of the main graph are marked as external, at no place.
+
+    Args:
+        model: the model.
+        large: its `large_weights`, if they have been looked for before.
 
     Raises:
         ValueError: what is in it besides them is more than protobuf can hold.
     """
-    with _without_large(model.graph):
+    with _without_large(model.graph, large_weights(model) if large is None else large):
         proto = ir.to_proto(model)
     for tensor in proto.graph.initializer:
         del tensor.external_data[:]
     return proto
 
 
-def is_large(tensor: ir.TensorProtocol) -> bool:
+def large_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """The large initializers of the main graph, by name."""
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None and _is_large(tensor)}
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
     """Whether an initializer is one of the large ones."""
     # The size of texts is not known, and of several numbers in one byte a writer has no plain array.
     return tensor.dtype != ir.DataType.STRING and tensor.dtype.bitwidth >= 8 and tensor.nbytes >= LARGE_BYTES
 
 
 @contextmanager
-def _without_large(graph: ir.Graph) -> Iterator[None]:
+def _without_large(graph: ir.Graph, large: Mapping[str, ir.TensorProtocol]) -> Iterator[None]:
     """Takes the large initializers out of a graph for a while, and what onnx-ir notes on all of them.
 
     It would repeat the type and shape of each initializer among those of the values between nodes.
@@ -44,8 +54,8 @@ def _without_large(graph: ir.Graph) -> Iterator[None]:
     given = [(value, value.const_value, value.type, value.shape) for value in graph.initializers.values()]
     inputs = set(graph.inputs)
     try:
-        for value, tensor, _, _ in given:
-            if tensor is not None and is_large(tensor):
+        for value, *_ in given:
+            if (tensor := large.get(str(value.name))) is not None:
                 value.const_value = ir.ExternalTensor(
                     "",
                     offset=None,
@@ -60,8 +70,8 @@ def _without_large(graph: ir.Graph) -> Iterator[None]:
                 value.type, value.shape = None, None
         yield
     finally:
-        for value, tensor, kind, shape in given:
-            value.const_value, value.type, value.shape = tensor, kind, shape
+        for value, given_tensor, kind, shape in given:
+            value.const_value, value.type, value.shape = given_tensor, kind, shape
 
 
 def complete(proto: onnx.ModelProto) -> onnx.ModelProto:

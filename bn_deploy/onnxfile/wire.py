@@ -95,6 +95,8 @@ def put_in(data: bytes, sizes: dict[str, int]) -> list[Piece]:
         data: an ONNX file, as protobuf writes it, whose large weights are marked as external.
         sizes: of each of them, in bytes.
     """
+    if not sizes:
+        return [data]
 
     def edit(tensor: memoryview, _: int) -> list[Piece] | None:
         fields = list(_fields(tensor))

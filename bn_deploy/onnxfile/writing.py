@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from bn_deploy.errors import InputError
-from bn_deploy.onnxfile.skeleton import is_large, skeleton
+from bn_deploy.onnxfile.skeleton import large_weights, skeleton
 from bn_deploy.onnxfile.stored import LARGEST_FILE_BYTES, locations
 from bn_deploy.onnxfile.wire import Gap, Piece, put_in, size_bytes
 
@@ -41,11 +41,8 @@ class Unwritten:
         Raises:
             ValueError: what is in it besides large weights is more than protobuf can hold.
         """
-        tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
-        weights = {
-            name: tensor for name, tensor in tensors.items() if tensor is not None and is_large(tensor)
-        }
-        return cls(skeleton(model), weights)
+        weights = large_weights(model)
+        return cls(skeleton(model, weights), weights)
 
     def write(self, path: Path, *, external: bool) -> bool:
         """Writes the model to `path`; its large weights go beside it if asked for, or if they must.

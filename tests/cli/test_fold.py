@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -48,7 +49,7 @@ def test_strict_is_exit_1_if_a_batch_norm_stays(tmp_path: Path, capsys: pytest.C
     assert main(["fold", *where, "--strict"]) == 1
 
 
-def wrong(model: ir.Model, **options: bool) -> FoldReport:
+def wrong(model: ir.Model, **options: Any) -> FoldReport:
     """Folds, and then scales one weight by 1 %."""
     report = fold_model(model, **options)
     value = next(iter(model.graph.initializers.values()))

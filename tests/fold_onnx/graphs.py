@@ -146,7 +146,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feeds)]
 
 
-def folded(model: onnx.ModelProto, **options: bool) -> tuple[onnx.ModelProto, FoldReport]:
+def folded(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, FoldReport]:
     """A folded copy that is valid ONNX, and what became of each batch norm."""
     graph = ir.from_proto(model)
     report = fold_model(graph, **options)

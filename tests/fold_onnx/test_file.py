@@ -124,14 +124,19 @@ def test_an_invalid_model(tmp_path: Path) -> None:
         fold_onnx(path, path)
 
 
-def test_sparse_weights_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", ["the graph", "a node"])
+def test_sparse_weights_are_refused(tmp_path: Path, home: str) -> None:
     path = tmp_path / "model.onnx"
     _, model = simple()
     values = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
     indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
+    sparse = helper.make_sparse_tensor(values, indices, [3])
+    if home == "the graph":
+        model.graph.sparse_initializer.append(sparse)
+    else:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["s"], sparse_value=sparse))
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="sparse"):
+    with pytest.raises(ModelError, match="holds sparse weights, which cannot be folded; store them dense"):
         fold_onnx(path, path)
 
 

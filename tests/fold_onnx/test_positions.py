@@ -99,7 +99,7 @@ def unknown_place(net: Net, y: str) -> str:
 
 
 def made_of_parts(net: Net, y: str) -> str:
-    made = net.op("SequenceConstruct", y, net.op("Tanh", y))
+    made = net.op("SequenceInsert", net.op("SequenceConstruct", "x"), y, net.const(np.array(0)))
     return str(net.op("SequenceAt", made, net.const(np.array(0))))
 
 

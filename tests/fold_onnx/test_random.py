@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fold_onnx.graphs import assert_faithful
-from tests.fold_onnx.random_constants import Preparer
+from tests.fold_onnx.random_joins import Joiner
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_random_networks(data: st.DataObject) -> None:
-    grower = Preparer(lambda options: data.draw(st.sampled_from(options)), seed=data.draw(st.integers(0, 99)))
+    grower = Joiner(lambda options: data.draw(st.sampled_from(options)), seed=data.draw(st.integers(0, 99)))
     for _ in range(data.draw(st.integers(2, 9))):
         grower.grow()
     outputs = grower.outputs()

@@ -10,7 +10,16 @@ import pytest
 from onnx import numpy_helper
 
 from bn_deploy.folding.graph import evaluate
-from tests.fold_onnx.graphs import BATCH, Net, assert_faithful, assert_folds, assert_keeps, judged, run
+from tests.fold_onnx.graphs import (
+    BATCH,
+    Net,
+    assert_faithful,
+    assert_folds,
+    assert_keeps,
+    folded,
+    judged,
+    run,
+)
 
 STATIC = (BATCH, 4, 6, 6)
 DYNAMIC = ("N", 4, "H", "W")
@@ -179,3 +188,12 @@ def test_a_wrong_size_is_caught(
     assert right
     monkeypatch.setitem(evaluate.PURE, op_type, mutant)
     assert judged(net, y) != right  # wrong, or refused since the sizes do not fit any more
+
+
+def test_a_batch_norm_tells_the_size_of_what_is_copied_to_it() -> None:
+    """Two become one scale and one shift, which are found again when another has gone."""
+    net = Net(("N", "C", "H", "W"), ("N", 4, 6, 6))
+    kept = net.op("Relu", net.bn(net.bn(net.op("CastLike", net.op("Identity", "x"), "x1"), 4), 4))
+    report = folded(net.model(kept, net.op("Tanh", net.bn(net.conv("x1", 4, 4), 4))))[1]
+    assert [entry.rule for entry in report.folded] == ["bn-bn", "conv-bn"]
+    assert len(report.kept) == 1

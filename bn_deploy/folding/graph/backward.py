@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bn_deploy.folding.graph.chains import Chain, Chains
 from bn_deploy.folding.graph.field import Field
-from bn_deploy.folding.graph.linear import operator_of
+from bn_deploy.folding.graph.linear import Operator, operator_of
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.passing import Passing
 from bn_deploy.folding.graph.plan import Plan
@@ -29,6 +29,8 @@ class _Attempt:
         maps: which map each value gets.
         covered: by whom, at which input, that map was asked for.
         asked: which choice asked for it: the nearest node on the way that had several answers.
+        joined: values that get several maps, one after the other.
+        absorbing: linear operators that were reached, the map each gets, and which choice led there.
         queue: nodes to come, the latest first, so that all who ask a node have asked when it is reached.
     """
 
@@ -36,6 +38,8 @@ class _Attempt:
     maps: dict[ir.Value, Field] = field(default_factory=dict)
     covered: dict[ir.Value, set[tuple[ir.Node, int]]] = field(default_factory=dict)
     asked: dict[ir.Value, ir.Node | None] = field(default_factory=dict)
+    joined: set[ir.Value] = field(default_factory=set)
+    absorbing: list[tuple[Operator, ir.Node, Field, ir.Node | None]] = field(default_factory=list)
     queue: list[tuple[float, int, ir.Node]] = field(default_factory=list)
 
 
@@ -103,11 +107,20 @@ class _Walk:
                 self._visit(node, choice)
             except Refusal as refusal:
                 raise _Stuck(refusal, choice) from refusal
+        self._absorb()
         try:
-            state.plan.check()
+            state.plan.check(self.network)
         except Refusal as refusal:
             raise _Stuck(refusal, None) from refusal
         return state.plan
+
+    def _absorb(self) -> None:
+        """Finds the new weights, which is much work, so not before all else is known to be right."""
+        for operator, node, change, choice in self.state.absorbing:
+            try:
+                self.state.plan.edits.append(operator.after(self.network, node, change))
+            except Refusal as refusal:
+                raise _Stuck(refusal, choice) from refusal
 
     def _ask(self, use: tuple[ir.Node, int], value: ir.Value, change: Field, choice: ir.Node | None) -> None:
         """Asks whatever makes `value` to apply `change` to it, on behalf of one of its readers."""
@@ -124,7 +137,7 @@ class _Walk:
             state.plan.absorbed_by(use[0], "constant-bn")
             return
         if value in state.maps and not state.maps[value].same(change):
-            raise _Stuck(Refusal(f"the readers of {label(value)} need different maps"), choice)
+            self._join(use[0], value, change, choice)
         node = value.producer()
         if node is None:
             raise _Stuck(Refusal(f"it is fed by {label(value)}, an input of the network"), choice)
@@ -132,6 +145,36 @@ class _Walk:
             state.maps[value], state.covered[value], state.asked[value] = change, set(), choice
             heapq.heappush(state.queue, (-self.network.position[node], len(state.asked), node))
         state.covered[value].add(use)
+
+    def _join(self, reader: ir.Node, value: ir.Value, change: Field, choice: ir.Node | None) -> None:
+        """Lets `value` get another map as well: each may be for a part of it that only one reader sees.
+
+        Whether it is so is found when all readers have asked, see `_check_joined`.
+        """
+        state = self.state
+        refusal = Refusal(f"the readers of {label(value)} need different maps")
+        if any(node is reader for node, _ in state.covered[value]):
+            raise _Stuck(refusal, choice)
+        try:
+            state.maps[value] = state.maps[value].then(change)
+        except (Refusal, ValueError) as error:  # too large together, or of different sizes
+            raise _Stuck(refusal, choice) from error
+        state.joined.add(value)
+        state.asked[value] = choice or state.asked[value]
+
+    def _check_joined(self, value: ir.Value) -> None:
+        """Rules out that what `value` gets for one reader is seen by another that has asked."""
+        state = self.state
+        for node, _ in state.covered[value]:
+            known = self.chains.of(node) is None and operator_of(self.network, node) is None
+            if not known or any(reader is node for reader, _ in state.plan.operands):
+                raise Refusal(f"the readers of {label(value)} need different maps")
+            given = {index: state.maps[v] for index, v in enumerate(node.inputs) if v in state.maps}
+            seen = passing(self.network, node).push(self.network, node, given)
+            for place, result in enumerate(node.outputs):
+                same = Field.identity(state.maps[value].rank)
+                if not seen.get(place, same).same(state.maps.get(result, same)):
+                    raise Refusal(f"the readers of {label(value)} need different maps")
 
     def _visit(self, node: ir.Node, choice: ir.Node | None) -> None:
         """Lets `node` apply what its readers ask for, or asks its own inputs."""
@@ -146,7 +189,7 @@ class _Walk:
         operator = operator_of(self.network, node)
         if operator is not None:
             self.network.go()
-            state.plan.edits.append(operator.after(self.network, node, fields[0]))
+            state.absorbing.append((operator, node, fields[0], choice))
             state.plan.absorbed_by(node, f"{operator.rule}-bn")
             return
         way = passing(self.network, node)
@@ -180,6 +223,8 @@ class _Walk:
         seen = self.network.seen_outside(value)
         if seen is not None:
             raise Refusal(f"{label(value)} {seen}")
+        if value in self.state.joined:
+            self._check_joined(value)
         change = self.state.maps[value]
         uses = value.uses()
         for node, index in ((use.node, use.idx) for use in uses):

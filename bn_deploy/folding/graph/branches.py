@@ -18,7 +18,7 @@ from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.folding.absorb import absorb_after
 from bn_deploy.folding.graph.attributes import integer, ints, real_number, text
 from bn_deploy.folding.graph.chains import Chain, Chains
-from bn_deploy.folding.graph.constants import cast, check_cast
+from bn_deploy.folding.graph.constants import check_cast, overflows
 from bn_deploy.folding.graph.field import Array, Field
 from bn_deploy.folding.graph.kernels import Kernel
 from bn_deploy.folding.graph.linear import operator_of
@@ -274,7 +274,7 @@ def _write(network: Network, branch: Branch, weight: Array, bias: Array) -> None
     old = node.inputs[1]
     assert old is not None and old.dtype is not None  # noqa: S101, PT018 - its kernel has been read
     check_cast(weight, old.dtype, "weights")
-    if not np.isfinite(cast(bias, old.dtype).astype(np.float64)).all():
+    if overflows(bias, old.dtype):
         raise Refusal(f"the folded bias overflows {old.dtype.name.lower()}")
     if node.op_type == "Gemm":
         weight = weight if integer(node, "transB", 0) else weight.T

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.folding.graph.field import Field
+from bn_deploy.folding.graph.links import drops_nothing
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.passing import Fields, Passing, Pull, Push, only_scale, same_both_ways, unsigned
 from bn_deploy.folding.outcome import Refusal
@@ -39,6 +40,52 @@ def _clipped(network: Network, node: ir.Node, field: Field) -> None:
             raise Refusal(f"{label(node)} clips at other than zero")
 
 
+def _zeroed(network: Network, node: ir.Node, field: Field) -> None:  # noqa: ARG001
+    """Trilu: what is not kept is zero, scaled or not."""
+    only_scale(field, node)
+
+
+def _undropped(network: Network, node: ir.Node, field: Field) -> None:  # noqa: ARG001
+    """A Dropout whose mask is used; in inference that is true all over, whatever the input is."""
+    if not drops_nothing(network, node):
+        raise Refusal(f"{label(node)} may be in training mode")
+
+
+def _types(node: ir.Node) -> tuple[bool, str]:
+    """Whether the result of a Cast holds every number of its input, and what it casts, for a reason."""
+    value, result = node.inputs[0], node.outputs[0]
+    before, after = None if value is None else value.dtype, result.dtype
+    if before is None or after is None:
+        raise Refusal(f"the types of {label(node)} are not known")
+    what = f"{label(node)} casts {before.name.lower()} to {after.name.lower()}"
+    return after in _HOLDING.get(before, ()), what
+
+
+_HOLDING = {
+    ir.DataType.FLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
+    ir.DataType.BFLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
+    ir.DataType.FLOAT: (ir.DataType.DOUBLE,),
+}
+"""The types that hold every number of a type, with more digits for what is computed from it."""
+
+
+def _cast_pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:  # noqa: ARG001
+    """A map before a Cast is rounded as its input, or by it; a runtime need not round what it reads."""
+    raise Refusal(
+        f"{_types(node)[1]}, which would round the result of the map instead of what it is applied to"
+    )
+
+
+def _cast_push(network: Network, node: ir.Node, fields: Fields) -> dict[int, Field]:  # noqa: ARG001
+    """After an exact Cast there are more digits for a map than before it, so nothing gets worse."""
+    exact, what = _types(node)
+    if not exact:
+        raise Refusal(f"{what}, which would round what the map is applied to instead of its result")
+    if set(fields) != {0}:
+        raise Refusal(f"{label(node)} is used in an unusual way")
+    return dict(fields)
+
+
 def _part(network: Network, value: ir.Value | None, field: Field) -> Field:
     """The map of the result as one of an operand; a constant one is simply enlarged."""
     if network.constants.holds(value):
@@ -51,26 +98,17 @@ def _sum_pull(sign: float) -> Pull:
 
     def pull(network: Network, node: ir.Node, fields: Fields) -> list[dict[int, Field]]:
         field = fields[0]
+        scaled = {index: _part(network, value, field.scaling) for index, value in enumerate(node.inputs)}
+        if not field.shifts:
+            return [scaled]
         answers, reason = [], Refusal("")
-        for bearer in range(len(node.inputs)):
+        for bearer, value in enumerate(node.inputs):
+            whole = Field(field.scale, -field.shift) if bearer and sign < 0 else field
             try:
-                answers.append(
-                    {
-                        index: _part(
-                            network,
-                            value,
-                            Field(field.scale, field.shift * (sign if index else 1.0))
-                            if index == bearer
-                            else field.scaling,
-                        )
-                        for index, value in enumerate(node.inputs)
-                    }
-                )
+                answers.append({**scaled, bearer: _part(network, value, whole)})
             except Refusal as refusal:
                 reason = refusal
-            if not field.shifts:
-                break
-        if field.shifts and sign > 0 and len(set(node.inputs)) == 1:  # x + x: half of the shift each
+        if sign > 0 and len(set(node.inputs)) == 1:  # x + x: half of the shift each
             half = Field(field.scale, field.shift / len(node.inputs))
             answers = [dict.fromkeys(range(len(node.inputs)), half)]
         if not answers:
@@ -143,8 +181,10 @@ def _each(first: int = 0, *, ordered: bool = False) -> Passing:
 COMPUTING: dict[str, Passing] = {
     "Abs": same_both_ways(_rectified),
     "Add": Passing(frozenset(), _sum_pull(1.0), _sum_push(1.0)),
+    "Cast": Passing(frozenset({"round_mode", "saturate", "to"}), _cast_pull, _cast_push),
     "Clip": same_both_ways(_clipped, "max", "min"),
     "Div": Passing(frozenset(), _product_pull, _product_push),
+    "Dropout": same_both_ways(_undropped, "ratio", "seed"),
     "LeakyRelu": same_both_ways(_rectified, "alpha"),
     "Max": _each(ordered=True),
     "Mean": Passing(frozenset(), _each().pull, _sum_push(1.0)),
@@ -154,6 +194,7 @@ COMPUTING: dict[str, Passing] = {
     "Relu": same_both_ways(_rectified),
     "Sub": Passing(frozenset(), _sum_pull(-1.0), _sum_push(-1.0)),
     "Sum": Passing(frozenset(), _sum_pull(1.0), _sum_push(1.0)),
+    "Trilu": same_both_ways(_zeroed, "upper"),
     "Where": _each(first=1),
 }
 """Operators that compute and let some maps through."""

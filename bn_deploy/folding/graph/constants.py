@@ -6,7 +6,9 @@ and a new bias is an array in float64. Each is cast to its tensor's type where i
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -152,7 +154,7 @@ class Constants(Known):
         stored = value.const_value if self._is_stored(value) else None
         given = stored.numpy() if stored is not None else self.array(value)
         assert given is not None  # noqa: S101 - `is_real` has looked
-        size = given.shape[0] if whole else max(1, _PART // max(1, int(np.prod(given.shape[1:]))))
+        size = given.shape[0] if whole else max(1, _PART // max(1, math.prod(given.shape[1:])))
         for start in range(0, given.shape[0], max(1, size)):
             rows = slice(start, start + size)
             yield rows, np.asarray(given[rows], dtype=np.float64)
@@ -207,18 +209,31 @@ def cast(array: Array, dtype: ir.DataType) -> NDArray[np.generic]:
         return np.ascontiguousarray(array.astype(dtype.numpy()))
 
 
+@functools.cache
+def range_of(dtype: ir.DataType) -> tuple[float, float]:
+    """The smallest positive number for which a type has all its digits, and its largest one."""
+    return float(dtype.tiny), float(dtype.max)
+
+
 def check_cast(array: Array, dtype: ir.DataType, what: str) -> None:
     """Rules out that the cast to `dtype` loses more than rounding does.
 
     Raises:
         Refusal: a value overflows, or all are so small that the type has fewer digits for them.
     """
-    name = dtype.numpy().name
-    if not np.isfinite(cast(array, dtype)).all():
-        raise Refusal(f"the folded {what} overflow {name}")
-    largest = float(max(array.max(initial=0.0), -array.min(initial=0.0)))
-    if 0 < largest < float(dtype.tiny):
-        raise Refusal(f"the folded {what} are at most {largest:.3g}, too small for {name}")
+    if overflows(array, dtype):
+        raise Refusal(f"the folded {what} overflow {dtype.numpy().name}")
+    if 0 < float(np.abs(array).max(initial=0.0)) < range_of(dtype)[0]:
+        largest = float(np.abs(array).max())
+        raise Refusal(f"the folded {what} are at most {largest:.3g}, too small for {dtype.numpy().name}")
+
+
+def overflows(array: Array, dtype: ir.DataType) -> bool:
+    """Whether some number in `array` is not finite in `dtype`."""
+    if float(np.abs(array).max(initial=0.0)) <= range_of(dtype)[1]:
+        return False
+    # It may still be rounded to the largest one.
+    return not bool(np.isfinite(cast(array, dtype).astype(np.float64)).all())
 
 
 def _names(graph: ir.Graph) -> Iterable[str]:

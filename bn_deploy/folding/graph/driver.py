@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -45,7 +46,13 @@ class FoldedNodes:
     changed: Mapping[str, Field]
 
 
-def fold_model(model: ir.Model, *, pad_exact: bool = False, merge_branches: bool = False) -> FoldReport:
+def fold_model(
+    model: ir.Model,
+    *,
+    pad_exact: bool = False,
+    merge_branches: bool = False,
+    written: onnx.ModelProto | None = None,
+) -> FoldReport:
     """Folds every batch norm of `model` that provably can be folded, in place.
 
     The result computes the same function, up to rounding. Inputs and outputs keep their names, types and
@@ -55,6 +62,7 @@ def fold_model(model: ir.Model, *, pad_exact: bool = False, merge_branches: bool
         model: any ONNX model in inference mode, from any framework.
         pad_exact: also split batch norms before padded zeros, see `padding`.
         merge_branches: also let parallel linear branches become one operator, see `branches`.
+        written: the skeleton that `model` was read from and still agrees with, which need not be made again.
 
     Returns:
         The outcome of each BatchNormalization, and of each run of elementwise nodes that is a batch norm.
@@ -64,10 +72,11 @@ def fold_model(model: ir.Model, *, pad_exact: bool = False, merge_branches: bool
     """
     if model.functions:
         passes.InlinePass()(model)
+        written = None
     operators = _batchnorms(model)
     with np.errstate(all="ignore"):  # what is not finite is found in the results, and is a reason
-        folder = _Folder(model, {}, infer=True, pad_exact=pad_exact, merge_branches=merge_branches)
-        report = folder.fold().report
+        network = Network(model, {}, written=written)
+        report = _Folder(network, pad_exact=pad_exact, merge_branches=merge_branches).fold().report
     kept = Counter(entry.site.batchnorm for entry in report.kept)
     outcomes = kept + Counter(entry.site.batchnorm for entry in report.folded)
     lost = [name for name, count in operators.items() if outcomes[name] < count]
@@ -93,7 +102,7 @@ def fold_nodes(model: ir.Model, fixed: Mapping[ir.Node, str]) -> FoldedNodes:
         The report, and what the batch norms that stay have become.
     """
     with np.errstate(all="ignore"):  # what is not finite is found in the results, and is a reason
-        return _Folder(model, fixed, infer=False).fold()
+        return _Folder(Network(model, fixed, infer=False)).fold()
 
 
 Attempt = Callable[[Network, Chains, Chain], Plan]
@@ -118,16 +127,8 @@ class _Folder:
         known: which nodes stand for which batch norms.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        fixed: Mapping[ir.Node, str],
-        *,
-        infer: bool,
-        pad_exact: bool = False,
-        merge_branches: bool = False,
-    ) -> None:
-        self.model, self.fixed, self.infer = model, fixed, infer
+    def __init__(self, network: Network, *, pad_exact: bool = False, merge_branches: bool = False) -> None:
+        self.network = network
         self.attempts: tuple[Attempt, ...] = (backward, forward)
         self.later = (border_exact,) if pad_exact else ()
         self.merge_branches = merge_branches
@@ -138,14 +139,13 @@ class _Folder:
         self.known: dict[ir.Node, list[BatchNorm]] = {}
 
     def fold(self) -> FoldedNodes:
-        model = self.model
-        network = Network(model, self.fixed, infer=self.infer)
+        network = self.network
         if network.opset not in OPSETS:
             reason = f"opset {network.opset} is not among those that are known, {OPSETS[0]} to {OPSETS[-1]}"
-            nodes = [node for node in model.graph.all_nodes() if _is_batchnorm(node)]
+            nodes = [node for node in network.graph.all_nodes() if _is_batchnorm(node)]
             return FoldedNodes(FoldReport((), tuple(Kept(Site(label(node)), reason) for node in nodes)), {})
         inner = [Kept(Site(label(node)), reason) for node, reason in network.inner_batchnorms()]
-        spared = {value for value in model.graph.initializers.values() if not network.is_read(value)}
+        spared = {value for value in network.graph.initializers.values() if not network.is_read(value)}
         spared |= network.constants.overridable
         for node in network.sweep(spared):
             if _is_batchnorm(node):
@@ -279,7 +279,7 @@ class _Folder:
             return
         plan = Plan(rewritten={chain: chain.field})
         try:
-            plan.check()
+            plan.check(network)
         except Refusal:
             return
         rewrite(network, chain, chain.field)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Field:
             array = np.asarray(getattr(self, name), dtype=np.float64)
             if not np.isfinite(array).all():
                 raise Refusal(f"its {name} is not finite")
-            object.__setattr__(self, name, _compact(array))
+            object.__setattr__(self, name, compact(array))
         if self.scale.ndim != self.shift.ndim:
             raise ValueError(f"a scale of rank {self.scale.ndim}, but a shift of rank {self.shift.ndim}")
 
@@ -60,18 +61,18 @@ class Field:
         """The number of axes of x."""
         return self.scale.ndim
 
-    @property
+    @cached_property
     def varying(self) -> frozenset[int]:
         """The axes on which the map depends."""
         sizes = zip(self.scale.shape, self.shift.shape, strict=True)
         return frozenset(axis for axis, pair in enumerate(sizes) if max(pair) > 1)
 
-    @property
+    @cached_property
     def shifts(self) -> bool:
         """Whether any shift is not zero."""
         return bool(self.shift.any())
 
-    @property
+    @cached_property
     def scales(self) -> bool:
         """Whether any scale is not one."""
         return bool((self.scale != 1).any())
@@ -129,12 +130,11 @@ class Field:
         """
         if self.varying - {axis}:
             raise Refusal(f"the map varies along axes {sorted(self.varying)}, not along axis {axis} alone")
-        try:
-            vectors = [np.broadcast_to(part.reshape(-1), (channels,)) for part in (self.scale, self.shift)]
-        except ValueError:
-            count = max(self.scale.size, self.shift.size)
-            raise Refusal(f"the map has {count} channels, the layer {channels}") from None
-        return Affine(*vectors)
+        count = max(self.scale.size, self.shift.size)
+        if count not in (1, channels):
+            raise Refusal(f"the map has {count} channels, the layer {channels}")
+        parts = (self.scale.reshape(-1), self.shift.reshape(-1))
+        return Affine(*(part if part.size == channels else np.full(channels, part[0]) for part in parts))
 
     def on_axes(self, axes: Sequence[int]) -> Field:
         """The map of a transposed tensor, whose axis i is axis `axes[i]` of x."""
@@ -179,7 +179,7 @@ class Field:
             Refusal: the map differs between elements of x that are one element of the operand.
         """
         lost = self.rank - len(dims)
-        sizes = np.broadcast_shapes(self.scale.shape, self.shift.shape)
+        sizes = [max(pair) for pair in zip(self.scale.shape, self.shift.shape, strict=True)]
         if any(axis < lost or dims[axis - lost] != sizes[axis] for axis in self.varying):
             raise Refusal("an operand before it is broadcast along its channels")
         return self.reduced(range(lost)) if lost else self
@@ -198,7 +198,7 @@ class Field:
         return Field(*(take(part) if part.shape[axis] > 1 else part for part in (self.scale, self.shift)))
 
 
-def _compact(array: Array) -> Array:
+def compact(array: Array) -> Array:
     """The same values, with size 1 on every axis along which they do not change."""
     for axis, size in enumerate(array.shape):
         if size > 1:

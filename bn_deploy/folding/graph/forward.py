@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bn_deploy.folding.graph.chains import Chain, Chains
 from bn_deploy.folding.graph.field import Field
-from bn_deploy.folding.graph.linear import operator_of
+from bn_deploy.folding.graph.linear import Operator, operator_of
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.plan import Plan
 from bn_deploy.folding.graph.ways import passing
@@ -31,6 +31,7 @@ class _Walk:
     Attributes:
         plan: what it would change.
         lacking: the map that each input of a node to come lacks.
+        absorbing: linear operators that were reached and take any shift, and the map each gets.
         queue: those nodes, the earliest first, so that all inputs of a node are known when it is reached.
     """
 
@@ -38,6 +39,7 @@ class _Walk:
         self.network, self.chains = network, chains
         self.plan = Plan()
         self.lacking: dict[ir.Node, dict[int, Field]] = {}
+        self.absorbing: list[tuple[Operator, ir.Node, Field]] = []
         self.queue: list[tuple[float, int, ir.Node]] = []
 
     def walk(self, chain: Chain) -> Plan:
@@ -48,7 +50,9 @@ class _Walk:
             self._visit(node, self.lacking[node])
         if not self.plan.nodes:
             raise Refusal(f"nothing reads {label(chain.result)}")
-        self.plan.check()
+        # New weights are much work, so not before all else is known to be right.
+        self.plan.edits += [row.before(self.network, node, field) for row, node, field in self.absorbing]
+        self.plan.check(self.network)
         return self.plan
 
     def _tell(self, value: ir.Value, field: Field) -> None:
@@ -82,11 +86,14 @@ class _Walk:
         if len(fields) != 1 or not self._reads_data(node, *fields):
             raise Refusal(f"the weights of {label(node)} are not constant")
         (field,) = fields.values()
-        edit = operator.before(self.network, node, field)
-        if edit.added is not None and self._added_next(node):
-            self._tell(node.outputs[0], edit.added)
-            edit = replace(edit, added=None)
-        self.plan.edits.append(edit)
+        if operator.has_bias:
+            self.absorbing.append((operator, node, field))
+        else:
+            edit = operator.before(self.network, node, field)
+            if edit.added is not None and self._added_next(node):
+                self._tell(node.outputs[0], edit.added)
+                edit = replace(edit, added=None)
+            self.plan.edits.append(edit)
         self.plan.absorbed_by(node, f"bn-{operator.rule}")
 
     def _added_next(self, node: ir.Node) -> bool:

@@ -78,7 +78,9 @@ class Known:
 
     def array(self, value: ir.Value) -> Numbers | None:
         """The number(s) in `value`: float64 if they are real, as they are otherwise; None if not known."""
-        return self._answer((value, False))
+        if (value, False) in self._known:
+            return self._known[value, False]
+        return self._answer((value, False)) if value in self._pure else self._given(value)
 
     def real(self, value: ir.Value | None) -> Array | None:
         """As `array`, for a tensor of a type in which networks compute; None for all else."""

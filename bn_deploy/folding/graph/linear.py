@@ -38,12 +38,14 @@ class Operator:
         rule: its name in reports.
         attributes: those that are understood.
         after, before: how it absorbs a map of its output, and of its input.
+        has_bias: whether it takes a shift by itself; else that is left to be added.
     """
 
     rule: str
     attributes: frozenset[str]
     after: Absorb
     before: Absorb
+    has_bias: bool = True
 
 
 def operator_of(network: Network, node: ir.Node) -> Operator | None:
@@ -126,9 +128,9 @@ OPERATORS: dict[tuple[str, str], Operator] = {
         lambda network, node, field: _conv_after(network, node, field, out_axis=1),
         lambda network, node, field: _conv_before(network, node, field, in_axis=0),
     ),
-    ("", "Einsum"): Operator("einsum", frozenset({"equation"}), einsum_after, einsum_before),
+    ("", "Einsum"): Operator("einsum", frozenset({"equation"}), einsum_after, einsum_before, has_bias=False),
     ("", "Gemm"): Operator("gemm", frozenset({"alpha", "beta", "transA", "transB"}), gemm_after, gemm_before),
-    ("", "MatMul"): Operator("matmul", frozenset(), matmul_after, matmul_before),
+    ("", "MatMul"): Operator("matmul", frozenset(), matmul_after, matmul_before, has_bias=False),
     (LINEAR_DOMAIN, "Linear"): Operator("linear", frozenset(), linear_after, linear_before),
 }
 """The linear operators that are known, by domain and name."""

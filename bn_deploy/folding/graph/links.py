@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.batchnorm.params import BatchNormParams
 from bn_deploy.folding.graph.arithmetic import FLOATS
 from bn_deploy.folding.graph.attributes import integer, real_number
@@ -74,22 +75,30 @@ def _batchnorm(network: Network, node: ir.Node) -> Link:
     rank = network.rank(node.inputs[0])
     if rank < 2:
         raise Refusal(f"its input has rank {rank} and so no channels")
+    affine = _affine(network, node)
+    channels = network.dims(node.inputs[0])[1]
+    if isinstance(channels, int) and channels != affine.channels:
+        raise Refusal(f"it has {affine.channels} channels, its input {channels}")
+    return Link(node, 0, Field.of(affine, 1, rank), per_channel=True)
+
+
+def _affine(network: Network, node: ir.Node) -> Affine:
+    """The map of a batch norm, which is looked at in every round; what its constants hold never changes."""
+    eps = real_number(node, "epsilon", float(np.float32(1e-5)))  # attributes are in single precision
+    if (known := network.norms.get((node.inputs[1:5], eps))) is not None:
+        return known
     names = ("weight", "bias", "running_mean", "running_var")
     vectors = [network.constants.real(value) for value in node.inputs[1:5]]
     for name, vector in zip(names, vectors, strict=True):
         if vector is None:
             raise Refusal(f"its {name} is not constant")
+    given = {name: vector for name, vector in zip(names, vectors, strict=True) if vector is not None}
     try:
-        affine = BatchNormParams(
-            **{name: v for name, v in zip(names, vectors, strict=True) if v is not None},
-            eps=real_number(node, "epsilon", float(np.float32(1e-5))),  # attributes are in single precision
-        ).affine()
+        affine = BatchNormParams(**given, eps=eps).affine()
     except ValueError as error:
         raise Refusal(str(error)) from error
-    channels = network.dims(node.inputs[0])[1]
-    if isinstance(channels, int) and channels != affine.channels:
-        raise Refusal(f"it has {affine.channels} channels, its input {channels}")
-    return Link(node, 0, Field.of(affine, 1, rank), per_channel=True)
+    network.norms[node.inputs[1:5], eps] = affine
+    return affine
 
 
 def _operands(network: Network, node: ir.Node) -> tuple[int, ir.Value, Array]:
@@ -168,16 +177,22 @@ def _cast_like(network: Network, node: ir.Node) -> Link:
 
 
 def _dropout(network: Network, node: ir.Node) -> Link:
-    """Since opset 12 an input says whether it drops; before, it never does in inference."""
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         raise Refusal("its mask is used")
-    if len(node.inputs) > 2 and (mode := node.inputs[2]) is not None:
-        flag = network.constants.array(mode) if network.constants.holds(mode) else None
-        if flag is None or flag.any():
-            raise Refusal("it may be in training mode")
+    if not drops_nothing(network, node):
+        raise Refusal("it may be in training mode")
     if set(node.attributes) - {"ratio", "seed"}:
         raise Refusal("an attribute is not known")
     return Link(node, 0, Field.identity(network.rank(node.inputs[0])))
+
+
+def drops_nothing(network: Network, node: ir.Node) -> bool:
+    """Whether a Dropout is one of inference: since opset 12 an input says so; before, it always is."""
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode is None:
+        return True
+    flag = network.constants.array(mode) if network.constants.holds(mode) else None
+    return flag is not None and not flag.any()
 
 
 def _unary(network: Network, node: ir.Node, attributes: set[str]) -> int:

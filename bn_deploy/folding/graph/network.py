@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+import onnx
 import onnx_ir as ir
 
+from bn_deploy.batchnorm.affine import Affine
 from bn_deploy.folding.graph.constants import Constants
 from bn_deploy.folding.graph.evaluate import reads_numbers
 from bn_deploy.folding.graph.layout import Dims
@@ -27,29 +29,37 @@ class Network:
         model: functions are inlined.
         fixed: nodes that have to stay as they are, and why.
         infer: let onnx find out types and shapes, even if every value has them.
+        written: the skeleton that `model` was read from, as yet unchanged; else one is made.
 
     Attributes:
         graph: the main graph.
         fixed: as above.
         opset: the version of ONNX's operators.
         constants: what is constant in it.
+        norms: the maps of batch norms that have been read, by their constants and eps.
         position: where each node stands in the order of the graph.
         taken_by_name: values that a graph inside an operator hands out without reading them.
     """
 
     def __init__(
-        self, model: ir.Model, fixed: Mapping[ir.Node, str] = MappingProxyType({}), *, infer: bool = True
+        self,
+        model: ir.Model,
+        fixed: Mapping[ir.Node, str] = MappingProxyType({}),
+        *,
+        infer: bool = True,
+        written: onnx.ModelProto | None = None,
     ) -> None:
         self.graph, self.fixed = model.graph, fixed
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         self._typed: list[ir.Value] = []
         given = None if infer else given_dims(model.graph)
         if given is None:
-            self._dims, self._typed = inferred_dims(model)
+            self._dims, self._typed = inferred_dims(model, written)
         else:
             self._dims = given
         self.constants = Constants(model.graph, model.ir_version)
         self._look_at_constants(model)
+        self.norms: dict[tuple[Sequence[ir.Value | None], float], Affine] = {}
         self.position: dict[ir.Node, float] = {node: index for index, node in enumerate(model.graph)}
         self._has_subgraphs = any(True for _ in model.graph.subgraphs())
         self.rest(1.0)

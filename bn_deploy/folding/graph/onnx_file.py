@@ -18,6 +18,8 @@ from bn_deploy.folding.outcome import FoldReport
 from bn_deploy.onnxfile.stored import Stored, check, read
 from bn_deploy.onnxfile.writing import Unwritten, require_free
 
+_SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
+
 _TOO_LARGE = "holds more than 2 GB besides its initializers, which no file can"
 
 
@@ -58,7 +60,7 @@ def fold_onnx(
     with _uncollected():
         _check_kind(stored)
         model = stored.model()
-        report = fold_model(model, pad_exact=pad_exact, merge_branches=merge_branches)
+        report = fold_model(model, pad_exact=pad_exact, merge_branches=merge_branches, written=stored.proto)
         folded = _checked(model, src)
     with atomic_files(dst) as staged:
         if folded.write(staged, external=bool(stored.data_files)):
@@ -101,7 +103,7 @@ def _check_kind(stored: Stored) -> None:
     path, proto = stored.path, stored.proto
     if proto.training_info:
         raise ModelError(f"{path} holds training information; export the network for inference")
-    if any(graph.sparse_initializer for graph in _graphs(proto.graph)):
+    if any(_is_sparse(part) for part in (*_graphs(proto.graph), *proto.functions)):
         raise ModelError(f"{path} holds sparse weights, which cannot be folded; store them dense")
     _check(stored)
 
@@ -114,6 +116,14 @@ def _check(stored: Stored) -> None:
         raise ModelError(f"{stored.path} {_TOO_LARGE}: {first_line(error)}") from error
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ModelError(f"{stored.path} is not valid ONNX: {first_line(error)}") from error
+
+
+def _is_sparse(part: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    """Whether there are sparse tensors: as initializers, or in an operator such as Constant."""
+    if isinstance(part, onnx.GraphProto) and part.sparse_initializer:
+        return True
+    attributes = (attribute for node in part.node for attribute in node.attribute)
+    return any(attribute.type in _SPARSE for attribute in attributes)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

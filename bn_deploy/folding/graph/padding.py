@@ -57,7 +57,7 @@ def border_exact(network: Network, chains: Chains, chain: Chain) -> Plan:
         plan.rules = [*after.rules, "border exact", f"its shift by {', '.join(before.rules)}"]
         plan.passed = list(dict.fromkeys(after.passed + before.passed))
         plan.nodes = after.nodes + before.nodes
-    plan.check()
+    plan.check(network)
     return plan
 
 

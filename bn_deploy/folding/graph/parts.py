@@ -13,7 +13,7 @@ from bn_deploy.folding.graph.arranging import taken
 from bn_deploy.folding.graph.attributes import integer, ints
 from bn_deploy.folding.graph.field import Field
 from bn_deploy.folding.graph.network import Network, label
-from bn_deploy.folding.graph.passing import Fields, Passing, moves, onwards, uniform
+from bn_deploy.folding.graph.passing import Fields, Passing, moves, onwards, same_both_ways, uniform
 from bn_deploy.folding.outcome import Refusal
 
 Part = tuple[int, NDArray[np.int64]]
@@ -133,6 +133,14 @@ def _gather_forth(network: Network, node: ir.Node, field: Field) -> Field:
     return field.reduced([axis]) if index.ndim == 0 else field
 
 
+def _aligned(network: Network, node: ir.Node, field: Field) -> None:
+    """GatherElements picks along one axis, and along the others stays where it is."""
+    uniform(field, {integer(node, "axis", 0) % field.rank}, node)
+    before, after = network.dims(node.inputs[0]), network.dims(node.outputs[0])
+    if any(before[axis] != after[axis] or before[axis] is None for axis in field.varying):
+        raise Refusal(f"what {label(node)} takes is not known")
+
+
 def _picked(network: Network, node: ir.Node) -> tuple[list[int], list[int], NDArray[np.int64] | None]:
     """The axes that a GatherND picks from, those in their place, and what it picks of a single one."""
     rank, shape = network.rank(node.inputs[0]), network.dims(node.inputs[1])
@@ -222,6 +230,7 @@ def _concat_push(network: Network, node: ir.Node, fields: Fields) -> dict[int, F
 PARTS: dict[str, Passing] = {
     "Concat": Passing(frozenset({"axis"}), _concat_pull, _concat_push),
     "Gather": Passing(frozenset({"axis"}), _gather_pull, onwards(_gather_forth)),
+    "GatherElements": same_both_ways(_aligned, "axis"),
     "GatherND": moves(_picked_back, _picked_forth, "batch_dims"),
     "Slice": Passing(frozenset({"axes", "ends", "starts"}), _slice_pull, onwards(_slice_forth)),
     "Split": Passing(frozenset({"axis", "split", "num_outputs"}), _split_pull, _split_push),

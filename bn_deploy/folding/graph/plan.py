@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bn_deploy.folding.graph.chains import Chain
-from bn_deploy.folding.graph.constants import cast, check_cast
-from bn_deploy.folding.graph.field import Array, Field
+from bn_deploy.folding.graph.constants import check_cast, overflows
+from bn_deploy.folding.graph.field import Array, Field, compact
 from bn_deploy.folding.graph.links import Link
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.graph.weights import Edit
@@ -67,8 +67,8 @@ class Plan:
         found = [f"{label(edit.node)}: {edit.warning}" for edit in self.edits if edit.warning is not None]
         return "; ".join(dict.fromkeys(found)) or None
 
-    def check(self) -> None:
-        """Rules out that a number does not fit its type.
+    def check(self, network: Network) -> None:
+        """Rules out that a number does not fit its type, or an array its place.
 
         Raises:
             Refusal: one does not.
@@ -78,6 +78,10 @@ class Plan:
                 _fits(edit.added, edit.node.outputs[0])
         for chain, changed in self.rewritten.items():
             _fits(changed, chain.result)
+            for end in (chain.source, chain.result):
+                dims = network.dims(end)
+                if not all(isinstance(dims[axis], int) for axis in changed.varying):
+                    raise Refusal(f"the size of {label(end)} is not known where the map varies")
         for (node, index), array in self.operands.items():
             value = node.inputs[index]
             if value is None or value.dtype is None:
@@ -90,7 +94,7 @@ def _fits(changed: Field, value: ir.Value) -> None:
     if value.dtype is None:
         raise Refusal(f"the type of {label(value)} is not known")
     check_cast(changed.scale, value.dtype, "scales")
-    if not np.isfinite(cast(changed.shift, value.dtype).astype(np.float64)).all():
+    if overflows(changed.shift, value.dtype):
         raise Refusal(f"the folded shifts overflow {value.dtype.numpy().name}")
 
 
@@ -196,7 +200,7 @@ def _write_weights(network: Network, edit: Edit) -> None:
     """Gives a linear operator its new weights, and an Add after it where it has no bias to take."""
     node, dtype = edit.node, edit.base.dtype
     assert dtype is not None  # noqa: S101 - the edit was checked
-    factor = _squeezed(edit.factor)
+    factor = compact(edit.factor)
     if (factor != 1).any() or node.inputs[edit.index] is not edit.base:
         node.replace_input_with(edit.index, network.constants.scaled(edit.base, factor))
     if edit.bias is not None:
@@ -210,8 +214,3 @@ def _write_weights(network: Network, edit: Edit) -> None:
         node.attributes.pop("beta", None)  # the new bias holds it
     if edit.added is not None:
         _emit(network, edit.added, node.outputs[0], node.outputs[0], node)
-
-
-def _squeezed(factor: Array) -> Array:
-    """The same factors in fewer numbers: size 1 along axes where they do not change."""
-    return Field(factor, np.zeros([1] * factor.ndim)).scale

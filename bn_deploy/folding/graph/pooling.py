@@ -99,6 +99,22 @@ def _global_maximum(network: Network, node: ir.Node, field: Field) -> None:  # n
     unsigned(field, node)
 
 
+def _norm(network: Network, node: ir.Node, field: Field) -> None:  # noqa: ARG001
+    """The norm of s x is s times that of x, for s >= 0; padded zeros add nothing."""
+    _spatial(field, node)
+    only_scale(field, node)
+    unsigned(field, node)
+
+
+def _running_sum(network: Network, node: ir.Node, field: Field) -> None:
+    """A sum of s x is s times that of x; a shift would add up from place to place."""
+    only_scale(field, node)
+    axis = network.constants.integers(node.inputs[1])
+    if axis is None or len(axis) != 1:
+        raise Refusal(f"the axis of {label(node)} is not known")
+    uniform(field, {axis[0] % field.rank}, node)
+
+
 def _reduced_axes(network: Network, node: ir.Node, rank: int) -> list[int]:
     """The axes that a reduction removes."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
@@ -147,8 +163,11 @@ _POOL = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"
 
 POOLING: dict[str, Passing] = {
     "AveragePool": same_both_ways(_average, *_POOL, "count_include_pad"),
+    "CumSum": same_both_ways(_running_sum, "exclusive", "reverse"),
     "GlobalAveragePool": same_both_ways(_global_average),
+    "GlobalLpPool": same_both_ways(_norm, "p"),
     "GlobalMaxPool": same_both_ways(_global_maximum),
+    "LpPool": same_both_ways(_norm, *_POOL, "p"),
     "MaxPool": same_both_ways(_maximum, *_POOL, "storage_order"),
     "ReduceL1": _reduction(only_scale, unsigned),
     "ReduceL2": _reduction(only_scale, unsigned),

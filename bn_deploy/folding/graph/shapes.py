@@ -17,11 +17,21 @@ from bn_deploy.folding.graph.known import Known
 from bn_deploy.folding.graph.layout import Dims
 from bn_deploy.onnxfile.skeleton import complete, skeleton, without_bfloat16
 
+_SHAPED_ALIKE = frozenset({"Cast", "CastLike", "Dropout", "Identity"})
+"""Operators whose first output is of the shape of their first input."""
 
-def inferred_dims(model: ir.Model) -> tuple[dict[ir.Value, Dims], list[ir.Value]]:
-    """Every shape that onnx can tell; and the values that got a type by it, since the file says none."""
+
+def inferred_dims(
+    model: ir.Model, written: onnx.ModelProto | None = None
+) -> tuple[dict[ir.Value, Dims], list[ir.Value]]:
+    """Every shape that onnx can tell; and the values that got a type by it, since the file says none.
+
+    Args:
+        model: the model.
+        written: the skeleton that it was read from, if it has not been changed since; else one is made.
+    """
     try:
-        bare = complete(skeleton(model))
+        bare = complete(skeleton(model) if written is None else written)
     except ValueError:
         return {}, []  # a value whose shape is not known is left alone
     stands_in = {ir.DataType.FLOAT16: ir.DataType.BFLOAT16} if without_bfloat16(bare) else {}
@@ -146,7 +156,12 @@ class Refiner:
         """A batch norm has a scale for each channel of its input, (N, C, ...), and of its output."""
         scale = node.inputs[1]
         sizes = None if scale is None else self._dims.get(scale, self._own(scale))
-        for value in (node.inputs[0], node.outputs[0]):
+        values = [node.inputs[0], node.outputs[0]]
+        while (maker := values[0].producer() if values[0] is not None else None) is not None:
+            if maker.op_type not in _SHAPED_ALIKE or maker.domain not in ("", "ai.onnx"):
+                break
+            values.insert(0, maker.inputs[0])
+        for value in values:
             dims = None if value is None else self._dims.get(value)
             if value is not None and dims is not None and sizes is not None and len(dims) > 1:
                 self._note(value, (None, sizes[-1], *[None] * (len(dims) - 2)))

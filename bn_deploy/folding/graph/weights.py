@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from bn_deploy.batchnorm.affine import Affine, Vector
 from bn_deploy.folding.absorb import absorb_before
-from bn_deploy.folding.graph.constants import cast, check_cast
+from bn_deploy.folding.graph.constants import check_cast, overflows, range_of
 from bn_deploy.folding.graph.field import Array, Field
 from bn_deploy.folding.graph.network import Network, label
 from bn_deploy.folding.outcome import Refusal
@@ -101,9 +101,9 @@ def edited(network: Network, edit: Edit, bias_before: Array) -> Edit:
     after = before * np.abs(edit.factor)
     check_cast(after, dtype, "weights")
     bias = edit.bias
-    if bias is not None and np.array_equal(np.broadcast_to(bias_before, bias.shape), bias):
+    if bias is not None and (bias_before == bias).all():
         bias = None
-    if bias is not None and not np.isfinite(cast(bias, dtype).astype(np.float64)).all():
+    if bias is not None and overflows(bias, dtype):
         raise Refusal(f"the folded bias overflows {dtype.numpy().name}")
     warning = _warning(before, after, bias, dtype)
     return replace(edit, bias=bias, warning=warning)
@@ -115,13 +115,17 @@ def _warning(before: Array, after: Array, bias: Array | None, dtype: ir.DataType
     Below `tiny`, the smallest normal number, a type has fewer digits. A bias beyond half of `max` overflows
     when as much is added to it.
     """
-    name, tiny = dtype.numpy().name, float(dtype.tiny)
-    faint = int(((after > 0) & (after < tiny) & (before >= tiny)).sum())
-    if faint:
-        return f"{faint} of {after.size} scales make weights below {tiny:.2g}, where {name} has fewer digits"
+    tiny, most = range_of(dtype)
+    if (after < tiny).any() and (faint := int(((after > 0) & (after < tiny) & (before >= tiny)).sum())):
+        what = f"{faint} of {after.size} scales make weights below {tiny:.2g}"
+        return f"{what}, where {_name(dtype)} has fewer digits"
     largest = max(
         float(after.max(initial=0.0)), 0.0 if bias is None else float(np.abs(bias).max(initial=0.0))
     )
-    if largest > float(dtype.max) / 2:
-        return f"numbers up to {largest:.3g} take up more than half the range of {name}"
+    if largest > most / 2:
+        return f"numbers up to {largest:.3g} take up more than half the range of {_name(dtype)}"
     return None
+
+
+def _name(dtype: ir.DataType) -> str:
+    return str(dtype.numpy().name)
