@@ -18,6 +18,7 @@ from bn_deploy.batchnorm.affine import Affine, Vector
 from bn_deploy.batchnorm.holdings import Array, Unlike
 from bn_deploy.batchnorm.tensors import widest_dtype
 from bn_deploy.batchnorm.trial import Arithmetic, Trial
+from bn_deploy.batchnorm.written import numbers_about
 
 FAR = 80
 """Probes reach 2**80 either way: past every bound that anybody clamps at, and times a scale of 2**40 still
@@ -30,6 +31,10 @@ ROUNDINGS = 16
 """Per operation of the layer. A whole batch norm in one operation makes at most eight: sum, root, reciprocal
 and product for the scale, product and difference for the shift, product and sum for the output. As many again
 stand in the two numbers that the prediction is made of, which come from the layer too."""
+
+
+LARGEST_SIZE, MOST_SIZES = 1100, 24
+"""Of the sizes that its code names, those that are tried: past 1024, and enough for eight numbers."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,17 @@ def _batches_and_shapes(case: Case) -> None:
         case.claim.check(x, case.trial(x), case.layout)
 
 
+def _written_sizes(case: Case) -> None:
+    """The sizes that its code or its attributes name, and those beside them: there its output may change."""
+    c, generator = case.channels, np.random.default_rng(4)
+    near = {n + step for n in numbers_about(case.module) for step in (-1, 0, 1)}
+    sizes = sorted(n for n in near if 1 < n <= LARGEST_SIZE)[:MOST_SIZES]
+    for size in sizes:
+        for batch, places in ((size, (1, 1, 1)), (1, (size, 2, 1)), (2, (1, size, 1)), (1, (1, 1, size))):
+            x = generator.standard_normal(case.layout.shape(c, batch, places))
+            case.claim.check(x, case.trial(x), case.layout)
+
+
 def _again(case: Case) -> None:
     """After all these calls it does what it did at first, and holds what it held."""
     x = np.random.default_rng(3).standard_normal(case.layout.shape(case.channels))
@@ -189,8 +205,11 @@ def _in_its_own_type(case: Case) -> None:
         raise Unlike(f"{error} when it runs in {str(own).removeprefix('torch.')}") from error
 
 
-STEPS: tuple[Callable[[Case], None], ...] = (_near_and_far, _batches_and_shapes, _again, _in_its_own_type)
-"""Each raises Unlike if it refutes the claim. The third comes after others: it asks what they left behind."""
+STEPS: tuple[Callable[[Case], None], ...] = (
+    *(_near_and_far, _batches_and_shapes, _written_sizes),
+    *(_again, _in_its_own_type),
+)
+"""Each raises Unlike if it refutes the claim. `_again` comes after others: it asks what they left behind."""
 
 
 def prove(case: Case, *, fully: bool = True) -> None:

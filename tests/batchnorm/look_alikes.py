@@ -91,7 +91,29 @@ def remembering() -> Callable[[Any, Tensor], Tensor]:
 
 
 def of_one_size(m: Any, x: Tensor) -> Tensor:
-    return m.plain(x) if x.shape[0] != 5 else m.plain(x) + 1  # type: ignore[no-any-return]
+    size = m.weight.numel() + 3  # a number that is written nowhere
+    return m.plain(x) if x.shape[2] != size else m.plain(x) + 1  # type: ignore[no-any-return]
+
+
+def of_a_written_size(m: Any, x: Tensor) -> Tensor:
+    return m.plain(x) if x.shape[2] != 16 else m.plain(x) + 1  # type: ignore[no-any-return]
+
+
+LARGE = {"wide": 640}
+
+
+def above_a_size_elsewhere(m: Any, x: Tensor) -> Tensor:
+    return _is_wide(x) + m.plain(x)  # type: ignore[no-any-return]
+
+
+def _is_wide(x: Tensor) -> int:
+    return int(x.shape[-1] > LARGE["wide"])
+
+
+def of_an_attribute() -> nn.Module:
+    layer = Function(lambda m, x: m.plain(x) if len(x) < m.most else m.plain(x) + 1)
+    layer.__dict__["most"] = 33
+    return layer
 
 
 def failing(m: Any, x: Tensor) -> Tensor:
@@ -164,7 +186,10 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Function(lambda m, x: m.plain(x) + torch.arange(x.shape[0]).view(-1, 1, 1, 1)),
         "no affine map",
     ),
-    "another map at one batch size": (lambda: Function(of_one_size), "no affine map"),
+    "another map at one size": (lambda: Function(of_one_size), "no affine map"),
+    "another map at a size its code names": (lambda: Function(of_a_written_size), "no affine map"),
+    "another map above a size elsewhere": (lambda: Function(above_a_size_elsewhere), "no affine map"),
+    "another map from an attribute's size": (of_an_attribute, "no affine map"),
     "another map in float32": (
         lambda: Function(lambda m, x: m.plain(x) + (x.dtype is torch.float32)).float(),
         "no affine map of each channel when it runs in float32",

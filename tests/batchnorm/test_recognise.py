@@ -269,7 +269,11 @@ MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], nn.M
     "no far and near values": (without_step(proof._near_and_far), LOOK_ALIKES["a dead zone about zero"][0]),
     "no other batches": (
         without_step(proof._batches_and_shapes),
-        LOOK_ALIKES["another map at one batch size"][0],
+        LOOK_ALIKES["another map at one size"][0],
+    ),
+    "no sizes from its code": (
+        without_step(proof._written_sizes),
+        LOOK_ALIKES["another map at a size its code names"][0],
     ),
     "no look at what a call leaves": (without_step(proof._again), LOOK_ALIKES["a counter"][0]),
     "no run in the layer's own type": (

@@ -33,7 +33,7 @@ def test_an_optional_argument_that_changes_the_course_is_refused() -> None:
     network = hard(Optional(lambda m, y: m.bn(y) + y))
     for given in ((X,), (X, X)):  # whether the example leaves it out or not
         (entry,) = assert_faithful(network, *given, example_inputs=given).report.kept
-        assert re.search("only . of its . observed calls can be folded", entry.reason)
+        assert re.search("only . of its . observed calls can be folded|conv is used 2 times", entry.reason)
 
 
 def test_an_optional_argument_that_is_only_used_is_none_of_folds_business() -> None:

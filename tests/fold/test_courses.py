@@ -222,3 +222,42 @@ def test_state_that_no_pass_changes_is_no_obstacle(name: str) -> None:
     with untouched(network):
         report = fold(network, X).report
     assert len(report.folded) == folded, str(report)
+
+
+class Record:
+    """An input that is no tensor."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
+        self.kind = 0
+
+
+INPUTS: dict[str, tuple[Any, Callable[[Any, Any], Any], int]] = {
+    # an input, a forward that takes it, and how many batch norms are folded
+    "a key that may be there": (
+        {"image": X},
+        lambda m, d: m.bn(m.conv(d["image"]) * d["mask"] if "mask" in d else m.conv(d["image"])),
+        0,
+    ),
+    "a key that is there": ({"image": X}, lambda m, d: m.bn(m.conv(d["image"])), 1),
+    "a number in an object": (
+        Record(X),
+        lambda m, d: m.bn(m.conv(d.image).abs() if d.kind else m.conv(d.image)),
+        0,
+    ),
+    "a number that nothing hangs on": (Record(X), lambda m, d: m.bn(m.conv(d.image)) + d.kind, 1),
+}
+
+
+class Handing(Base):
+    """Its forward is a function that it holds."""
+
+    def forward(self, record: Any) -> Any:
+        return self.course(self, record)  # type: ignore[misc]  # it has one
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_records_are_varied(name: str) -> None:
+    given, forward, folded = INPUTS[name]
+    report = fold(Handing(forward), (given,)).report
+    assert len(report.folded) == folded, str(report)

@@ -204,7 +204,7 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "a replaced forward of the layer": (
         changed(lambda m: replace_forward(m.conv)),
-        "after folding, the forward would use other numbers",
+        "conv computes its weight and has code added to it",
     ),
     "a replaced forward of the batch norm": (
         changed(lambda m: replace_forward(m.bn)),

@@ -139,6 +139,11 @@ class Course:
         read: the answers that the forward took from tensors on its way, such as the condition of an if.
         sized: whether it computed with the sizes of tensors.
         ranked: whether it asked how many axes they have.
+        typed: whether it asked of what type their numbers are.
+        lost: the sizes of which no one sees what depends on them, each with how it was lost.
+        numbers: the whole numbers in the code that computes with sizes.
+        broken: whether it ended with an error, since an answer was not true: what it would have done with the
+            values that it had then is not known.
     """
 
     given: Inputs = ((), {})
@@ -153,6 +158,10 @@ class Course:
     read: list[bool | float] = field(default_factory=list)
     sized: bool = False
     ranked: bool = False
+    typed: bool = False
+    lost: list[tuple[str, float]] = field(default_factory=list)
+    numbers: set[int] = field(default_factory=set)
+    broken: bool = False
 
 
 def tensors_in(structure: Any) -> Iterator[Value | Constant]:

@@ -3,16 +3,19 @@
 The network is observed (`courses`), what it does is written down as a graph (`translate`), the graph is
 folded, and what that changed is written back (`surgery`) and observed once more (`proof`). Deny by default: a
 batch norm is folded when all that could make it wrong has been ruled out, and else kept with the reason.
+
+What no run shows stays out of reach: memory that is read or written past Python (ctypes, a thread that is
+there already), files, arguments of which no one can guess what they may be, and a size that becomes a plain
+number (`int`, `math.gcd`, numpy) and is then compared with one that neither stands in the code nor is passed
+by any of the sizes that are tried.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from bn_deploy.batchnorm import native
@@ -25,11 +28,13 @@ from bn_deploy.folding.modules.courses import arguments, explore
 from bn_deploy.folding.modules.example import examples_for
 from bn_deploy.folding.modules.observe import Unrun
 from bn_deploy.folding.modules.operators import whole
+from bn_deploy.folding.modules.outside import as_before
 from bn_deploy.folding.modules.proof import Unproved, prove
 from bn_deploy.folding.modules.ranks import NOTE, FoldedRanks, channel_counts, doubtful, runs_at_other_ranks
 from bn_deploy.folding.modules.rewrite import callers, rewritten
 from bn_deploy.folding.modules.settle import Settled, settle
 from bn_deploy.folding.modules.sites import Sites
+from bn_deploy.folding.modules.state import check_unwritten
 from bn_deploy.folding.modules.surgery import Edits
 from bn_deploy.folding.modules.surgery import replace as put
 from bn_deploy.folding.outcome import FoldReport, FoldResult, Refusal
@@ -55,32 +60,38 @@ def fold(module: nn.Module, example_inputs: Any = None) -> FoldResult:
         ModelError: the network cannot be copied, or fails on the example inputs.
         CheckFailed: a batch norm ended without an outcome, which would be a fault of this function.
     """
-    network = twin(module)
+    _check_values(module)
+    network = copied(module)  # the forward may write to it past torch
     sites = Sites(network)
-    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - the forward may draw from these
     try:
         _check_mode(network)
-        given = [arguments(example_inputs)] if example_inputs is not None else examples_for(twin(network))
-        result, report = _folded(network, sites, given)
+        with as_before(network):
+            given = [arguments(example_inputs)] if example_inputs is not None else examples_for(twin(network))
+            result, report = _folded(network, sites, given)
+        check_unwritten(module, network)
     except Refusal as refusal:
-        result, report = copied(network), sites.all_kept(str(refusal))
-    finally:
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])  # noqa: NPY002
+        result, report = copied(module), sites.all_kept(str(refusal))
     sites.check(result, report)
     return FoldResult(result, report)
 
 
-def _check_mode(network: nn.Module) -> None:
-    """Rules out code that runs otherwise in eval mode, but for torch's own layers, and lazy layers.
+def _check_values(network: nn.Module) -> None:
+    """Rules out lazy layers.
 
     Raises:
-        ModelError: a lazy layer has never run.
-        Refusal: a layer that is not torch's own is in training mode.
+        ModelError: one has never run.
     """
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"{name} has no values yet; run the network once before it is folded")
+
+
+def _check_mode(network: nn.Module) -> None:
+    """Rules out code that runs otherwise in eval mode, but for torch's own layers.
+
+    Raises:
+        Refusal: a layer that is not torch's own is in training mode.
+    """
     for path, module in network.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
         if module.training and not own and not native.is_relative(module):

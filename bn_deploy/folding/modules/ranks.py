@@ -54,10 +54,12 @@ def doubtful(network: nn.Module, courses: Sequence[Course], paths: Sequence[str]
         paths: the batch norms.
     """
     found = {}
-    for path in paths:
-        calls = [call for course in courses for call in course.calls if call.path == path]
-        seen = {len(call.inputs[0].shape) for call in calls if call.inputs}
-        layer = dict(network.named_modules()).get(path)
+    layers = dict(network.named_modules())
+    ranks: dict[str, set[int]] = {path: set() for path in paths}
+    for call in (call for course in courses for call in course.calls if call.path in ranks and call.inputs):
+        ranks[call.path].add(len(call.inputs[0].shape))
+    for path, seen in ranks.items():
+        layer = layers.get(path)
         if not isinstance(layer, LastAxisBatchNorm) and any(_takes(layer, rank) for rank in {2, 3} - seen):
             found[path] = sorted(seen)
     return found

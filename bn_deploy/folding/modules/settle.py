@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bn_deploy.batchnorm.foreign import copied, twin
+from bn_deploy.batchnorm.foreign import twin
 from bn_deploy.folding.graph.driver import fold_nodes
 from bn_deploy.folding.modules.bind import Bindings, bind
 from bn_deploy.folding.modules.course import Course
@@ -26,7 +26,7 @@ class Settled:
     """A folded network.
 
     Attributes:
-        network: it shares nothing with the network that was given.
+        network: it shares with the network that was given the tensors that stay as they are.
         folded: the batch norms that are gone, by path, as the graph driver reports them.
         reasons: why the others stay, by path or by what a function is called.
         functions: the paths of the modules that call batch norm as a function.
@@ -65,7 +65,7 @@ def settle(network: nn.Module, courses: list[Course], kept: Mapping[str, str]) -
             edits = edits_of(translation, bindings, outcome.changed)
             edited = twin(network)
             apply(edited, edits)
-            result = copied(edited)  # before it is run, which may leave things behind
+            result = twin(edited)  # before it is run, which may leave things behind
             if edits.gone or edits.changed:
                 prove(edited, courses, bindings, edits, whole)
         except Disagreement as disagreement:

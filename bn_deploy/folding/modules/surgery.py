@@ -216,7 +216,9 @@ def apply(network: nn.Module, edits: Edits) -> None:
         owner = network.get_submodule(path)
         old: Any = owner._parameters.get(name, owner._buffers.get(name))
         like: Any = old if old is not None else owner._parameters["weight"]
-        new = tensor.to(like.device) if old is None else torch.empty_like(old.detach()).copy_(tensor)
+        new = tensor.to(like.device)
+        if old is not None and (new.dtype, new.stride()) != (old.dtype, old.stride()):
+            new = torch.empty_like(old.detach()).copy_(new)
         if name in owner._buffers:
             owner._buffers[name] = new
         else:
