@@ -114,6 +114,9 @@ class RunFolder:
             )
         artifact.check()
         self._check_current(artifact)
+        beside = self._artifacts.get(kind.replace(PLAN, SIDECAR, 1)) if kind.startswith(PLAN) else None
+        if beside is not None:
+            beside.check()  # a plan is read by what its side-car says
         return artifact
 
     def _place(self, path: str) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from bn_deploy import run_folder as kinds
 from bn_deploy.errors import InputError, RunFolderError
 from bn_deploy.run_folder import FILES, RunFolder
+from bn_deploy.spec import Precision
 
 
 def _fill(root: Path) -> RunFolder:
@@ -52,6 +53,19 @@ def test_a_file_that_nobody_recorded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.plan").write_bytes(b"from somewhere")
     with pytest.raises(RunFolderError, match="was not made here"):
         RunFolder(tmp_path).require(kinds.PLAN)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8_FP16])
+def test_a_plan_whose_side_car_was_changed_is_refused(tmp_path: Path, precision: Precision) -> None:
+    run = RunFolder(tmp_path)
+    plan, beside = (kinds.of_precision(kind, precision) for kind in (kinds.PLAN, kinds.SIDECAR))
+    for kind in (plan, beside):
+        run.path(kind).write_bytes(b"{}")
+        run.record(kind, made_from={})
+    assert run.require(plan).path == run.path(plan)
+    run.path(beside).write_bytes(b"[]")
+    with pytest.raises(RunFolderError, match=rf"{re.escape(run.path(beside).name)} is not the file that"):
+        run.require(plan)
 
 
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:

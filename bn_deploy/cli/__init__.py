@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -32,9 +35,10 @@ COMMANDS: tuple[str, ...] = (
 
 @dataclass
 class Settings:
-    """What the options of any command may change for the whole process."""
+    """What the options of any command may change for the whole process, and whether Ctrl-C was pressed."""
 
     verbose: bool = False
+    interrupted: bool = False
 
 
 class _Commands(click.Group):
@@ -69,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table's rules are no reason to lose the table
     try:
-        result = group.main(arguments, prog_name="bn-deploy", standalone_mode=False, obj=settings)
+        with _interrupts_noted(settings):
+            result = group.main(arguments, prog_name="bn-deploy", standalone_mode=False, obj=settings)
     except SystemExit:
         return 141  # click leaves so when whoever read our output has gone; shells say so of SIGPIPE
     except click.exceptions.NoArgsIsHelpError as error:
@@ -78,10 +83,33 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if settings.verbose:
             traceback.print_exc()
-        message, code = next(explain(error) for kind, explain in _EXPLANATIONS if isinstance(error, kind))
+        told = click.exceptions.Abort() if settings.interrupted else error
+        message, code = next(explain(told) for kind, explain in _EXPLANATIONS if isinstance(told, kind))
         print(f"bn-deploy: {' '.join(message.split())}", file=sys.stderr)
         return code
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _interrupts_noted(settings: Settings) -> Iterator[None]:
+    """Remembers Ctrl-C: foreign code, such as PyTorch's exporter, may make an error of its own of it."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        settings.interrupted = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # it is ignored, or a caller's own
+        yield
+        return
+    try:
+        signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _usage(error: click.ClickException) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from bn_deploy.cli import console, options, options_engine
 from bn_deploy.spec import BatchRange, Precision
 
 if TYPE_CHECKING:
+    from bn_deploy.engine.options import BuildOptions
     from bn_deploy.run_folder import RunFolder
 
 
@@ -56,8 +57,6 @@ def command(
     from bn_deploy.run_folder import RunFolder
 
     run = RunFolder(run_dir)
-    if dry_run:
-        return _dry_run(run, Precision(precision), as_json=as_json)
     if exclude_lean_runtime and not version_compatible:
         raise click.UsageError("--exclude-lean-runtime goes with --version-compatible")
     chosen = BuildOptions(
@@ -73,6 +72,8 @@ def command(
         timing_cache=timing_cache,
         detailed=detailed,
     )
+    if dry_run:
+        return _dry_run(run, chosen, as_json=as_json)
     result = build(run, chosen, track=console.track)
     for warning in result.warnings:
         console.notice(warning)
@@ -82,12 +83,12 @@ def command(
     return 0
 
 
-def _dry_run(run: RunFolder, precision: Precision, *, as_json: bool) -> int:
+def _dry_run(run: RunFolder, chosen: BuildOptions, *, as_json: bool) -> int:
     """Shows what TensorRT cannot import of the file that would be built from."""
     from bn_deploy.pipeline.make import try_parsing
     from bn_deploy.report.engine import dry_run_text
 
-    found = try_parsing(run, precision)
+    found = try_parsing(run, chosen)
     facts = found.to_json()
     console.show(dry_run_text(facts), facts, as_json=as_json)
     return found.exit_code

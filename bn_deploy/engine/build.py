@@ -178,7 +178,8 @@ def _build(
     layers = precision.census_of_network(network)
     flags = frozenset() if trt.strongly_typed else precision.weak_flags(source, options.precision)
     computes_in = precision.of_network(network) if trt.strongly_typed else precision.of_flags(flags)
-    precision.check_wanted(options.precision, computes_in, layers)
+    target = source.metadata.get("bn_deploy.target", "") if trt.strongly_typed else ""
+    precision.check_wanted(options.precision, computes_in, layers, target)
     config = builder.create_builder_config()
     configure.configure(trt, config, options, flags, gpu)
     profiles.add(builder, config, inputs, ranges)

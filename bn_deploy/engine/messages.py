@@ -23,6 +23,7 @@ _HEADING = re.compile(r"^(?:Invalid Node - |--- |While parsing |Node name:|In no
 _PLUGIN = "Plugin not found"
 
 NO_IMPORTER = "this TensorRT has no importer for the operator"
+HALF_SCALE = "its scale is in half precision, and this TensorRT reads every scale as a float32 one"
 
 
 @dataclass

@@ -21,12 +21,14 @@ class OnnxInput:
         nodes: the nodes of its graph.
         formats: the narrow number formats in it: "FP16" and "BF16" if a tensor has that type, "INT8" if
             anything is quantised.
+        half_scales: the places in `nodes` of those that quantise with a scale that is no float32 one.
         metadata: its key-value pairs: where the network comes from.
     """
 
     data: bytes
     nodes: tuple[onnx.NodeProto, ...]
     formats: frozenset[str]
+    half_scales: tuple[int, ...]
     metadata: dict[str, str]
 
 
@@ -56,10 +58,12 @@ def read(path: Path) -> OnnxInput:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise ModelError(f"{path} is not a valid ONNX file: {reason}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return OnnxInput(data, tuple(model.graph.node), frozenset(_formats(model.graph)), metadata)
+    nodes, formats = tuple(model.graph.node), frozenset(_formats(model.graph))
+    return OnnxInput(data, nodes, formats, _half_scales(model.graph), metadata)
 
 
 _NARROW: dict[int, str] = {onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.BFLOAT16: "BF16"}
+_QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def _formats(graph: onnx.GraphProto) -> Iterator[str]:
@@ -71,13 +75,22 @@ def _formats(graph: onnx.GraphProto) -> Iterator[str]:
         if value.type.tensor_type.elem_type in _NARROW:
             yield _NARROW[value.type.tensor_type.elem_type]
     for node in graph.node:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        if node.op_type in _QUANTIZERS:
             yield "INT8"
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _NARROW:
                 yield _NARROW[attribute.i]
             for inner in (attribute.g, *attribute.graphs):
                 yield from _formats(inner)
+
+
+def _half_scales(graph: onnx.GraphProto) -> tuple[int, ...]:
+    half = {tensor.name for tensor in graph.initializer if tensor.data_type in _NARROW}
+    return tuple(
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type in _QUANTIZERS and half & set(node.input[1:2])
+    )
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

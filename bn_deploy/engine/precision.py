@@ -15,9 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bn_deploy.engine import messages
 from bn_deploy.engine.onnx_input import OnnxInput
 from bn_deploy.errors import ModelError
-from bn_deploy.spec import Precision
+from bn_deploy.spec import TENSORRT_8, TENSORRT_10, Precision
 
 _SINGLE = (Precision.INT8, Precision.FP16, Precision.BF16, Precision.FP32)  # narrowest first
 
@@ -121,7 +122,13 @@ def weak_flags(source: OnnxInput, wanted: Precision | None) -> frozenset[str]:
 
     They are what the graph holds: FP16 or BF16 if any tensor has that type, INT8 if anything is quantised. A
     file that is int8 and float32 where types are weak may be wanted as int8 with float16: the flag says so.
+
+    Raises:
+        ModelError: a scale is no float32 one.
     """
+    if source.half_scales:
+        name = source.nodes[source.half_scales[0]].name
+        raise ModelError(f"{name}: {messages.HALF_SCALE}; export it with --for-tensorrt {TENSORRT_8}")
     found = {Precision[name] for name in ("FP16", "BF16", "INT8") if name in source.formats}
     found |= {wanted} if wanted is Precision.INT8_FP16 and Precision.INT8 in found else set()
     return frozenset(flag for precision in found for flag in _WEAK_FLAGS[precision])
@@ -171,17 +178,26 @@ def of_census(census: Iterable[Precision] | None) -> Precision | None:
     return None if census is None else _named(census)
 
 
-def check_wanted(wanted: Precision | None, found: Precision, census: Mapping[Precision, int]) -> None:
+def check_wanted(
+    wanted: Precision | None, found: Precision, census: Mapping[Precision, int], target: str = ""
+) -> None:
     """Refuses a network or an engine that computes in another precision than was asked for.
+
+    Args:
+        wanted: what was asked for; None takes anything.
+        found: what it computes in.
+        census: how many of its layers do in each format.
+        target: which TensorRT its file says it is for, where another one is building.
 
     Raises:
         ModelError: it does; the message tells the layers of each format.
     """
     if wanted is not None and wanted is not found:
         layers = ", ".join(f"{count} in {precision.value}" for precision, count in census.items())
+        elsewhere = f" --for-tensorrt {TENSORRT_10}, not {TENSORRT_8}" if target == TENSORRT_8 else ""
         raise ModelError(
             f"{wanted.value} was asked for, and it computes in {found.value} (layers: {layers or 'none'}); "
-            f"export it with --precision {wanted.value}"
+            f"export it with --precision {wanted.value}{elsewhere}"
         )
 
 

@@ -175,7 +175,8 @@ def read_plan(plan_path: Path) -> tuple[Sidecar, bytes]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        reason = "it is not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+        unread = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+        reason = "it is not JSON" if unread else str(error)
         raise InputError(f"{path} is not a plan's side-car: {reason}; {REBUILD}") from error
     if (len(plan), sha256_bytes(plan)) != (sidecar.plan_bytes, sidecar.plan_sha256):
         raise InputError(
@@ -223,14 +224,23 @@ def _capabilities(value: Any) -> tuple[str, ...]:
     return texts
 
 
-def _settings(value: Any) -> dict[str, Any]:
+def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(value)  # noqa: TRY004 - a file's content, not a caller's type
     return value
 
 
+def _settings(value: Any) -> dict[str, Any]:
+    """The settings; what is asked of them is of its kind, and the others are only shown."""
+    flags = _object(value)["flags"]
+    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise ValueError(flags)
+    _text(value["typing"])
+    return dict(value)
+
+
 def _strings(value: Any) -> dict[str, str]:
-    if not all(isinstance(text, str) for text in _settings(value).values()):
+    if not all(isinstance(text, str) for text in _object(value).values()):
         raise ValueError(value)
     return dict(value)
 
@@ -240,7 +250,7 @@ def _profiles(value: Any) -> tuple[BatchRange, ...]:
 
 
 def _census(value: Any) -> dict[Precision, int]:
-    return {Precision(name): _size(count) for name, count in _settings(value).items()}
+    return {Precision(name): _size(count) for name, count in _object(value).items()}
 
 
 def _census_to_json(census: Mapping[Precision, int]) -> dict[str, int]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bn_deploy.engine import api, messages, onnx_input
+from bn_deploy.engine import api, knobs, messages, onnx_input
 from bn_deploy.engine.api import TensorRT
 from bn_deploy.engine.build import builder_of, gpu_to_build_on
+from bn_deploy.engine.options import BuildOptions
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,33 @@ class DryRun:
         }
 
 
-def dry_run(onnx_path: str | Path, *, trt: TensorRT | None = None) -> DryRun:
+def dry_run(
+    onnx_path: str | Path, *, options: BuildOptions | None = None, trt: TensorRT | None = None
+) -> DryRun:
     """Parses the ONNX file at `onnx_path` and lists what TensorRT cannot import.
+
+    Args:
+        onnx_path: the network, in one file.
+        options: what a build would be asked for; the defaults of BuildOptions if None.
+        trt: which TensorRT; the one that `api.find` prefers if None.
 
     Raises:
         NotAvailable: there is no TensorRT, or the one there is works only where there is a GPU.
         ModelError: the file is no ONNX file.
-        InputError: it cannot be read.
+        InputError: it cannot be read, or an option does not fit this TensorRT.
     """
     source = onnx_input.read(Path(onnx_path))
     trt = trt or api.find()
     gpu_to_build_on(trt)
+    knobs.check(options or BuildOptions(), trt)
     with trt.listen() as log:
         builder = builder_of(trt)
         network = builder.create_network(trt.network_flags)
         parser = trt.module.OnnxParser(network, trt.logger)
         fine, taken = _asked(parser, source.data)
         found = {index: messages.NO_IMPORTER for index in range(len(source.nodes)) if index not in taken}
+        if not trt.strongly_typed:
+            found |= dict.fromkeys(source.half_scales, messages.HALF_SCALE)
         strays = []
         for number in range(parser.num_errors):
             parser_error = parser.get_error(number)

@@ -74,6 +74,8 @@ def inspect_file(path: Path) -> Inspection:
     """
     module = _KINDS.get(path.suffix.lower())
     if module is None:
+        if not path.exists():
+            raise InputError(f"there is no file {path}")
         raise InputError(f"{path} is of no known kind; the suffixes are {', '.join(_KINDS)}")
     digest = sha256_file(path)  # reads it: the first to say that it is not there
     inspect: Callable[[Path, int, str], Inspection] = import_module(module).inspect

@@ -222,14 +222,16 @@ def _metadata(checkpoint: Checkpoint, digest: str) -> dict[str, str]:
     return {f"bn_deploy.{key}": value for key, value in about.items() if value}
 
 
-def try_parsing(run: RunFolder, precision: Precision) -> DryRun:
-    """Lists what TensorRT cannot import of the file that an engine of that precision would be built from.
+def try_parsing(run: RunFolder, options: BuildOptions) -> DryRun:
+    """Lists what TensorRT cannot import of the file that `build` would take for these options.
 
     Raises:
         RunFolderError: there is no current file; the message says what makes it.
         NotAvailable: no TensorRT here can parse.
+        InputError: an option does not fit this TensorRT.
     """
-    return dry_run(run.require(kinds.of_precision(kinds.FOLDED, precision)).path)
+    precision = options.precision or Precision.FP32
+    return dry_run(run.require(kinds.of_precision(kinds.FOLDED, precision)).path, options=options)
 
 
 def build(run: RunFolder, options: BuildOptions, *, track: Track = silent) -> BuildResult:

@@ -24,6 +24,9 @@ histogram tells least apart from the original one."""
 
 _ROWS = 64
 _PERCENTILE = 99.99
+_BINS = 512
+"""Of the entropy calibrator's histogram. Its default is no more than the steps it quantises to, and then the
+whole range is the only one that it tries; each further bin is one more range, and costs more time."""
 
 
 def run(proto: onnx.ModelProto, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
@@ -81,11 +84,12 @@ def ranges(proto: onnx.ModelProto, images: Array, method: str) -> dict[str, floa
     _onnxruntime()
     from onnxruntime import quantization
 
-    chosen = {
+    methods: dict[str, tuple[Any, dict[str, float]]] = {
         "minmax": (quantization.CalibrationMethod.MinMax, {}),
         "percentile": (quantization.CalibrationMethod.Percentile, {"percentile": _PERCENTILE}),
-        "entropy": (quantization.CalibrationMethod.Entropy, {}),
-    }[method]
+        "entropy": (quantization.CalibrationMethod.Entropy, {"num_bins": _BINS}),
+    }
+    chosen, extra = methods[method]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
@@ -94,8 +98,8 @@ def ranges(proto: onnx.ModelProto, images: Array, method: str) -> dict[str, floa
                 str(path),
                 list(QUANTIZED),
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
-                calibrate_method=chosen[0],
-                extra_options={"symmetric": True, **chosen[1]},
+                calibrate_method=chosen,
+                extra_options={"symmetric": True, **extra},
             )
             # The calibrators take batches of one size only.
             rows = max(rows for rows in range(1, _ROWS + 1) if len(images) % rows == 0)

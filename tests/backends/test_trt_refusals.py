@@ -163,7 +163,7 @@ def test_a_silent_fallback_in_precision_is_an_error(
     place: Place, built_as: Precision, typing: str, layer_type: str, reason: str | None
 ) -> None:
     place.use(Engine(layer_type=layer_type))
-    place.write(replace(KNOWN, precision=built_as, settings={"typing": typing}))
+    place.write(replace(KNOWN, precision=built_as, settings={"typing": typing, "flags": []}))
     if reason is None:
         with place.open() as runner:
             assert runner.precision is built_as

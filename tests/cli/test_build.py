@@ -157,6 +157,9 @@ def test_what_only_tensorrt_proper_has_reaches_it(
         (["--precision", "fp64"], "is not one of"),
         (["--precision", "int8"], "`bn-deploy export --fold-bn --precision int8` makes it"),
         (["--dry-run", "--precision", "int8"], "`bn-deploy export --fold-bn --precision int8` makes it"),
+        (["--dry-run", "--version-compatible"], "has no version-compatible plans"),
+        (["--dry-run", "--exclude-lean-runtime"], "--exclude-lean-runtime goes with --version-compatible"),
+        (["--dry-run", "--target", "3.5"], "cannot build for 3.5; it knows 7.5, 8.0"),
     ],
     ids=option_of,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from bn_deploy.artifact import sha256_file
 from bn_deploy.backends import BACKENDS
 from bn_deploy.cli import COMMANDS, main
+from bn_deploy.errors import ModelError
 
 Fault = Callable[[Path], list[str]]
 
@@ -150,6 +152,32 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr("bn_deploy.doctor.examine", interrupted)
     assert main(["doctor"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_ctrl_c_that_foreign_code_makes_another_error_of_is_told_as_what_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ModelError("the network cannot be exported") from None
+
+    monkeypatch.setattr("bn_deploy.doctor.examine", interrupted)
+    assert main(["doctor"]) == 130
+    assert _one_line(capsys) == "bn-deploy: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stays_with_a_caller_who_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    monkeypatch.setattr("bn_deploy.doctor.examine", lambda: signal.raise_signal(signal.SIGINT))
+    try:
+        main(["doctor"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
 
 
 def test_doctor_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,8 @@ def given(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Giv
         run.path(kinds.PLAN).write_bytes(PLAN)
         settings = {"typing": "strong", "flags": list(flags)}
         sidecar.write(run.path(kinds.PLAN), replace(KNOWN, tensorrt_version=version, settings=settings))
-        run.record(kinds.PLAN, made_from={kinds.FOLDED: run.require(kinds.FOLDED).sha256})
+        plan = run.record(kinds.PLAN, made_from={kinds.FOLDED: run.require(kinds.FOLDED).sha256})
+        run.record(kinds.SIDECAR, made_from={kinds.PLAN: plan.sha256})
         told = {"version": NEW if flags else version, "refuses_graphs": refuses_graphs, "engine": LENET}
         as_told(monkeypatch.setattr, told)
         monkeypatch.setenv(TOLD, json.dumps(told))

@@ -85,6 +85,20 @@ def quantized(*, half: bool = False, zero_point: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
+def half_scales() -> onnx.ModelProto:
+    """A network whose first pair has scales in half: so are files for TensorRT 10 and later."""
+    model = quantized(half=True)
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "sx")
+    scale.CopyFrom(numpy_helper.from_array(np.array(0.1, np.float16), "sx"))
+    entry = next(entry for entry in model.opset_import if entry.domain == "")
+    entry.version = 19  # the first in which a scale may be half
+    image = model.graph.input[0].type.tensor_type
+    image.elem_type = TensorProto.FLOAT16
+    del model.graph.node[next(n for n, node in enumerate(model.graph.node) if node.name == "cx")]
+    next(node for node in model.graph.node if node.name == "conv").input[0] = "xd"
+    return model
+
+
 def save(model: onnx.ModelProto, path: Path) -> Path:
     path.write_bytes(model.SerializeToString())
     return path

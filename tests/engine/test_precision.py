@@ -11,7 +11,7 @@ from bn_deploy.engine import onnx_input, precision
 from bn_deploy.errors import ModelError
 from bn_deploy.spec import Precision
 from tests.engine.fake_trt import World, make
-from tests.engine.models import cnn, quantized, save
+from tests.engine.models import cnn, half_scales, quantized, save
 
 DEQUANTIZED = ("DEQUANTIZE", "FLOAT", ("q",), "d")
 CONV_FLOAT = ("CONVOLUTION", "FLOAT", ("x",), "c")
@@ -74,6 +74,21 @@ def test_where_types_are_weak_the_flags_follow_from_the_graph(
     source = onnx_input.read(save(model, tmp_path / "model.onnx"))
     assert precision.weak_flags(source, wanted) == flags
     assert precision.of_flags(flags) is found
+
+
+def test_where_types_are_weak_scales_in_half_are_refused(tmp_path: Path) -> None:
+    """The parser of 8.x would read their bytes as float32."""
+    source = onnx_input.read(save(half_scales(), tmp_path / "model.onnx"))
+    with pytest.raises(ModelError, match=r"^qx: its scale is in half .* --for-tensorrt 8\.x"):
+        precision.weak_flags(source, Precision.INT8_FP16)
+
+
+def test_a_file_for_another_tensorrt_is_told_as_what_it_is() -> None:
+    census = {Precision.INT8: 5}
+    with pytest.raises(ModelError, match=r"export it with --precision int8\+fp16 --for-tensorrt 10\+, not 8"):
+        precision.check_wanted(Precision.INT8_FP16, Precision.INT8, census, target="8.x")
+    with pytest.raises(ModelError, match=r"export it with --precision int8\+fp16$"):
+        precision.check_wanted(Precision.INT8_FP16, Precision.INT8, census, target="10+")
 
 
 def test_a_network_of_integers_has_none() -> None:

@@ -80,10 +80,11 @@ def test_a_missing_plan_is_named(tmp_path: Path) -> None:
         ("{", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[]", "no JSON object"),
+        ("\udcff", "it is not JSON"),
     ],
 )
 def test_a_side_car_that_is_none_is_refused(plan: Path, text: str, reason: str) -> None:
-    sidecar.sidecar_path(plan).write_text(text)
+    sidecar.sidecar_path(plan).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=reason):
         sidecar.read(plan)
 
@@ -104,6 +105,10 @@ def test_a_side_car_that_is_none_is_refused(plan: Path, text: str, reason: str) 
         ("compute_capabilities", ["8.6.1"]),
         ("gpu", ""),
         ("settings", []),
+        ("settings", {"typing": "strong"}),
+        ("settings", {"typing": "strong", "flags": 5}),
+        ("settings", {"typing": "strong", "flags": [5]}),
+        ("settings", {"typing": None, "flags": []}),
         ("profiles", []),
         ("profiles", [1, 2, 3]),
         ("profiles", [[1, 2]]),

@@ -9,9 +9,10 @@ from onnx import NodeProto, helper
 
 from bn_deploy.engine import api, driver, support
 from bn_deploy.engine.driver import Gpu
-from bn_deploy.errors import ModelError, NotAvailable
+from bn_deploy.engine.options import BuildOptions
+from bn_deploy.errors import InputError, ModelError, NotAvailable
 from tests.engine.fake_trt import RTX, VERSIONS, World, make
-from tests.engine.models import cnn, quantized, save
+from tests.engine.models import cnn, half_scales, quantized, save
 
 
 @pytest.fixture
@@ -58,6 +59,24 @@ def test_what_is_wrong_with_no_node_is_told_too(tmp_path: Path, version: str) ->
     path = save(cnn(), tmp_path / "model.onnx")
     told = support.dry_run(path, trt=make(version, World(errors=[{"desc": "no outputs"}])))
     assert [(node.index, node.name, node.reason) for node in told.unsupported] == [(None, "", "no outputs")]
+
+
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize(("version", "named"), [("8.5.3.1", ["qx", "dx"]), ("10.16.1.11", [])])
+def test_scales_in_half_are_named_where_types_are_weak(
+    tmp_path: Path, version: str, named: list[str]
+) -> None:
+    path = save(half_scales(), tmp_path / "model.onnx")
+    told = support.dry_run(path, trt=make(version, World(parts=[list(range(9))])))
+    assert [node.name for node in told.unsupported] == named
+    assert all("scale is in half precision" in node.reason for node in told.unsupported)
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_a_choice_that_is_not_there_is_told_before_a_build(tmp_path: Path) -> None:
+    path = save(cnn(), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="has no choice of compute capabilities"):
+        support.dry_run(path, options=BuildOptions(compute_capabilities=("8.9",)), trt=make(VERSIONS[-1]))
 
 
 def test_where_there_is_no_gpu_and_one_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

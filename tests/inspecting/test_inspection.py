@@ -142,6 +142,7 @@ def test_an_engines_layers_are_mapped_back_to_onnx_nodes() -> None:
         ("a.plan", b"plan", InputError, "has no side-car"),
         ("a.txt", b"text", InputError, "is of no known kind"),
         ("a.onnx", None, InputError, "No such file"),
+        ("a.txt", None, InputError, "there is no file"),
     ],
 )
 def test_what_cannot_be_looked_into(

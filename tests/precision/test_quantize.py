@@ -106,6 +106,16 @@ def test_calibrators_agree_on_what_the_largest_magnitude_is() -> None:
     )  # 7 rows make no whole batch
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "minmax"])
+def test_a_calibrator_that_cuts_leaves_out_what_is_rare(method: str) -> None:
+    net = plain()
+    batch = np.random.default_rng(3).normal(size=(128, *net.shape)).astype(np.float32)
+    batch.flat[0] = 40.0
+    assert batch.size > 10_000  # what is rarer than that the percentile leaves out
+    assert ranges(net.model(), batch, "minmax")["image"] == 40.0
+    assert ranges(net.model(), batch, method)["image"] < 36.0
+
+
 @pytest.mark.parametrize(
     ("change", "known", "reason"),
     [
