@@ -21,6 +21,18 @@ def precision_option(help_text: str) -> Callable[[F], F]:
     )
 
 
+def _precisions(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Precision, ...]:
+    return tuple(Precision(value) for value in values)
+
+
+precisions = click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice([one.value for one in Precision]),
+    callback=_precisions,
+    help="Also export, build and verify the folded network in this precision; may be given again.",
+)
 precision = precision_option(
     "Also write the folded network in this precision, as model.folded.PRECISION.onnx."
 )

@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
-from bn_deploy.cli import bench_options, console, options
+from bn_deploy.cli import bench_options, console, options, options_precision
+from bn_deploy.spec import Precision
 
 
 @click.command("run")
 @options.run
 @options.data_dir
 @options.training
+@options_precision.precisions
+@options_precision.for_tensorrt
 @bench_options.bench_batch_sizes
 @bench_options.budget
 @bench_options.processes
@@ -23,6 +26,8 @@ def command(
     run_dir: Path,
     data_dir: Path | None,
     to_train: options.ToTrain,
+    precisions: tuple[Precision, ...],
+    for_tensorrt: str,
     bench_batch: tuple[int, ...],
     budget: float | None,
     processes: int | None,
@@ -57,6 +62,9 @@ def command(
         model_name=to_train.model,
         norm=to_train.norm,
         train_threads=to_train.threads,
+        precisions=precisions,
+        target=for_tensorrt,
+        data_dir=data_dir,
         measure_options=timing,
         threads=threads,
         track=console.track,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json, write_json
 from bn_deploy.bench.options import MeasureOptions
@@ -15,7 +20,7 @@ from bn_deploy.pipeline.make import build, export, read_training, train
 from bn_deploy.pipeline.verification import verify
 from bn_deploy.report.report import Report
 from bn_deploy.run_folder import RunFolder
-from bn_deploy.spec import Track, announced, silent
+from bn_deploy.spec import TENSORRT_10, Precision, Track, announced, silent
 from bn_deploy.train.recipe import Recipe
 from bn_deploy.verify.parity import Parity
 
@@ -28,6 +33,9 @@ def everything(
     model_name: str = "lenet",
     norm: str = "custom",
     train_threads: int | None = None,
+    precisions: Sequence[Precision] = (),
+    target: str = TENSORRT_10,
+    data_dir: Path | None = None,
     build_options: BuildOptions | None = None,
     measure_options: MeasureOptions | None = None,
     threads: int = 1,
@@ -37,18 +45,41 @@ def everything(
 
     What this machine lacks for the engine is no error: the report says what was left out, and why.
 
+    Args:
+        run: where everything goes.
+        dataset: what to train and to judge on.
+        recipe: how to train.
+        model_name: the row of MODELS.
+        norm: the row of NORMS.
+        train_threads: torch's CPU threads while it trains; None leaves them as they are.
+        precisions: those besides fp32 that typed files and engines are made in, too.
+        target: what typed files are for, see `export`.
+        data_dir: the folder of the data, which typed files are calibrated on.
+        build_options: how to build engines.
+        measure_options: how to time.
+        threads: CPU threads of the runtimes.
+        track: follows all of it.
+
     Raises:
         BnDeployError: a stage failed; files of the stages before it are in the folder.
     """
     missing: dict[str, str] = {}
     train(run, dataset, recipe, model_name=model_name, norm=norm, threads=train_threads, track=track)
     announced(track, "folding and exporting", lambda: export(run, checkpoint=None, fold_bn=True))
-    try:
-        build(run, build_options or BuildOptions(), track=track)
-    except NotAvailable as error:
-        missing["build"] = str(error)
-        for kind in (kinds.PLAN, kinds.SIDECAR):
-            run.forget(kind)  # of an earlier run: it must not be taken for this one's
+    for typed in kinds.TYPED:
+        for kind in (kinds.FOLDED, kinds.PLAN, kinds.SIDECAR):
+            run.forget(kinds.of_precision(kind, typed))  # of an earlier run
+        if typed in precisions:
+            write = partial(export, run, checkpoint=None, fold_bn=True, precision=typed)
+            announced(track, f"writing {typed.value}", partial(write, target=target, data_dir=data_dir))
+    for precision in Precision:
+        if precision is Precision.FP32 or precision in precisions:
+            try:
+                build(run, replace(build_options or BuildOptions(), precision=precision), track=track)
+            except NotAvailable as error:
+                missing["build"] = str(error)
+                for kind in (kinds.PLAN, kinds.SIDECAR):
+                    run.forget(kinds.of_precision(kind, precision))  # it must not be taken for this run's
     verify(run, dataset=dataset, threads=threads, track=track)
     try:
         bench(run, measure_options or MeasureOptions(), threads=threads, dataset=dataset, track=track)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,13 @@ from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json
 from bn_deploy.bench.options import MeasureOptions
 from bn_deploy.data import synthetic
+from bn_deploy.engine.build import BuildOptions
 from bn_deploy.errors import DataError, NotAvailable
-from bn_deploy.pipeline import chain
+from bn_deploy.pipeline import chain, make
 from bn_deploy.pipeline.verification import verify
 from bn_deploy.report.text import report_text
 from bn_deploy.run_folder import RunFolder
+from bn_deploy.spec import Precision
 from bn_deploy.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, batch=64, statistics_images=200)
@@ -44,6 +47,41 @@ def test_without_tensorrt_the_rest_is_done_and_the_report_says_so(
     assert report.latency is not None
     assert {r.model for r in report.latency.results if r.backend == "ort"} == models
     assert read_json(run.path(kinds.REPORT))["unavailable"]["build"].startswith("no TensorRT")
+
+
+def test_each_precision_is_exported_and_built_and_what_an_earlier_run_left_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    run, export = RunFolder(tmp_path), make.export
+    old = kinds.of_precision(kinds.PLAN, Precision.INT8)
+    run.path(old).write_bytes(b"the int8 plan of an earlier run")
+    run.record(old, made_from={kinds.FOLDED: "0" * 64})
+
+    def exporting(*given: Any, precision: Precision = Precision.FP32, **options: Any) -> Any:
+        log.append(f"export {precision.value}")
+        if precision is Precision.FP32:
+            return export(*given, **options)
+        assert (options["target"], options["data_dir"]) == ("8.x", tmp_path)
+        return None
+
+    def building(_: RunFolder, options: BuildOptions, **__: Any) -> None:
+        assert options.precision is not None
+        log.append(f"build {options.precision.value}")
+        raise NotAvailable("no TensorRT is installed")
+
+    monkeypatch.setattr(chain, "export", exporting)
+    monkeypatch.setattr(chain, "build", building)
+    chain.everything(
+        *(run, synthetic.make(400, 100), RECIPE),
+        precisions=(Precision.INT8_FP16, Precision.FP16),
+        target="8.x",
+        data_dir=tmp_path,
+        measure_options=TIMING,
+    )
+    done = ["export fp32", "export fp16", "export int8+fp16", "build fp32", "build fp16", "build int8+fp16"]
+    assert log == done
+    assert run.find(old) is None
 
 
 def test_a_notice_about_the_data_is_in_everything_that_is_left_behind(tmp_path: Path) -> None:
