@@ -61,7 +61,6 @@ class _Gathered:
         clock: Clock,
     ) -> Iterator[None]:
         """Runs the processes, some of which open side by side; yields after each cell."""
-        longest = 0.0
         for first in range(0, options.processes, SIDE_BY_SIDE):
             numbers = range(first, min(first + SIDE_BY_SIDE, options.processes))
             with ExitStack() as stack:
@@ -76,12 +75,8 @@ class _Gathered:
                     self._check(candidates, worker.opened()["about"], number)
                 opening = clock() - began
                 for number, worker in zip(numbers, workers, strict=True):
-                    began = clock()
-                    if options.quick and number and began + longest > deadline:
-                        return
-                    left = options.processes - number
-                    groups = (left - 1) // SIDE_BY_SIDE  # that have yet to be opened
-                    seconds = max(0.0, deadline - began - groups * opening) / left
+                    unopened = len(range(numbers.stop, options.processes, SIDE_BY_SIDE)) * opening
+                    seconds = max(0.0, deadline - clock() - unopened) / (options.processes - number)
                     for event in worker.measure(seconds):
                         if event["event"] == "cell":
                             self._keep(event, number)
@@ -90,7 +85,6 @@ class _Gathered:
                             self.overheads_s.append(event["overhead_s"])
                         elif event["census"] is not None:
                             self.census = event["census"]
-                    longest = max(longest, clock() - began)
                     self.watch.look_at_gpu()
 
     def _keep(self, event: dict[str, Any], process: int) -> None:
@@ -121,8 +115,7 @@ def replicate(
     """Times the candidates in fresh processes, one after the other.
 
     Each process gets an equal share of the time that is left when it may begin, so a machine that takes long
-    to start processes spends less on timing and ends when it was told to. A quick measurement, which decides
-    nothing, leaves out a process that would not end in time, judging by those before it.
+    to start processes spends less on timing and ends when it was told to.
 
     Args:
         candidates: what to time, no two of the same name.

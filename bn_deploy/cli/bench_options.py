@@ -90,12 +90,12 @@ rate = click.option(
 budget = click.option(
     "--budget",
     type=float,
-    help="Seconds for the whole timing, processes included. [default: 70; with --quick: 10]",
+    help="Seconds for the whole timing, processes included. [default: 70; with --quick: 8]",
 )
 processes = click.option(
     "--processes",
     type=click.IntRange(1, 1000),
-    help="Fresh processes to time in; a verdict needs 6. [default: 9; with --quick: at most 2]",
+    help="Fresh processes to time in; a verdict needs 6. [default: 9; with --quick: 1]",
 )
 quick = click.option("--quick", is_flag=True, help="Look in a few seconds, decide nothing.")
 forms = click.option(

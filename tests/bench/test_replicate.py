@@ -63,15 +63,6 @@ def test_two_processes_from_end_to_end(inputs: Path) -> None:
     assert set(found.conditions) >= {"load_average", "steal_s", "cpu_mhz_min", "throttle_events", "gpu"}
 
 
-@pytest.mark.parametrize(("quick", "budget_s", "done"), [(True, 0.01, 1), (True, 60.0, 2), (False, 0.01, 2)])
-def test_only_a_quick_measurement_leaves_out_a_process_that_would_be_late(
-    quick: bool, budget_s: float, done: int, inputs: Path
-) -> None:
-    found = measured(inputs, busy("2000"), quick=quick, budget_s=budget_s)
-    assert [len(row.runs) for row in found.results] == [done, done]
-    assert not found.interrupted
-
-
 def test_an_interruption_keeps_what_was_done(inputs: Path) -> None:
     def interrupting(items: Iterable[T], _: str, total: int) -> Iterator[T]:
         assert total == 4
@@ -165,6 +156,35 @@ def test_processes_open_side_by_side_and_are_timed_one_by_one(
         *("open 0", "open 1", "begin 0", "end 0", "begin 1", "end 1"),
         *("open 2", "begin 2", "end 2"),
     ]
+
+
+def test_the_time_for_opening_the_later_ones_is_kept_back(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    class Timed(Worker):
+        clock = 0.0
+
+        def opened(self) -> Event:
+            Timed.clock += 1.0
+            return super().opened()
+
+        def measure(self, seconds: float) -> Iterator[Event]:
+            given.append(seconds)
+            yield from super().measure(0.0)
+
+    monkeypatch.setattr("bn_deploy.bench.replicate.Worker", Timed)
+    options = replace(OPTIONS, processes=5)
+    replicate(
+        *([busy("2000")], inputs, options),
+        command=COMMAND,
+        deadline=100.0,
+        track=silent,
+        clock=lambda: Timed.clock,
+    )
+    # Two open in two seconds, the last one alone in one; what timing takes is not on this clock.
+    assert given == [(100 - 2 - 4) / 5, (100 - 2 - 4) / 4, (100 - 4 - 2) / 3, (100 - 4 - 2) / 2, 100 - 5]
 
 
 def test_no_process_is_left_behind(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
