@@ -100,6 +100,21 @@ def test_one_step_that_fails_costs_its_own_figures_only(check: Any, tmp_path: Pa
         assert line in text
 
 
+def test_an_interruption_keeps_what_was_found(check: Any, tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def interrupted(name: str, out: Path, limit_s: float) -> str | None:
+        ran.append(name)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return played(name, out, limit_s)
+
+    steps = check.collect(interrupted, tmp_path, lambda _: None)["steps"]
+    assert steps["environment"] == {"problem": None, "found": FOUND["environment"]}
+    assert [step["problem"] for step in steps.values()][2:] == ["interrupted"] * (len(check.STEPS) - 2)
+    assert len(ran) == 3
+
+
 def test_all_steps_together_keep_to_the_time(
     check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

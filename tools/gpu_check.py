@@ -73,14 +73,19 @@ def child(arguments: argparse.Namespace, work: Path) -> Run:
 
 
 def collect(run: Run, work: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The findings of every step that there was time for, and how each ended."""
-    began = time.monotonic()
+    """The findings of every step that there was time for, and how each ended; Ctrl-C leaves out the rest."""
+    began, over = time.monotonic(), False
     steps: dict[str, Any] = {}
     for name, limit_s in STEPS.items():
         left_s = BUDGET_S - (time.monotonic() - began)
         out = work / f"{re.sub('[^a-z0-9]+', '-', name)}.json"
-        say(f"{name} ...")
-        reason = "no time was left" if left_s < 5 else run(name, out, min(limit_s, left_s))
+        reason: str | None = "interrupted" if over else "no time was left"
+        if left_s >= 5 and not over:
+            say(f"{name} ...")
+            try:
+                reason = run(name, out, min(limit_s, left_s))
+            except KeyboardInterrupt:
+                reason, over = "interrupted", True
         found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
         steps[name] = {"problem": reason, "found": found}
     return {"took_s": round(time.monotonic() - began, 1), "steps": steps}
