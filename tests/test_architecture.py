@@ -56,7 +56,7 @@ HOMES: dict[str, set[str]] = {
     "tensorrt": {"engine/api.py"},
     "tensorrt_lean": {"engine/api.py"},
     "tensorrt_rtx": {"engine/api.py"},
-    "cuda": {"backends/device_memory.py"},
+    "cuda": {"backends/memory_choice.py"},
     "onnxruntime": {"backends/onnxrt.py", "doctor.py", "precision/runtime.py"},
     "openvino": {"backends/openvino_cpu.py"},
     "onnxscript": {"exporting/onnx_file.py"},
@@ -75,7 +75,7 @@ HOMES: dict[str, set[str]] = {
             "backends/torch_compiled.py",
         ),
         *(
-            "backends/device_memory.py",
+            "backends/memory_choice.py",
             "pipeline/forms.py",
             "pipeline/localising.py",
             "verify/bounds.py",

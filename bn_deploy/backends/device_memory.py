@@ -10,19 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_deploy.errors import NotAvailable
-
 # What is said of work that TensorRT refuses to queue while it is recorded.
 NOT_STARTED = "TensorRT does not start its work while that is recorded"
-
-# Where cuda-python keeps the runtime API: since 12.8, and before.
-_CUDA_RUNTIMES = ("cuda.bindings.runtime", "cuda.cudart")
 
 
 @dataclass(frozen=True)
@@ -103,33 +97,6 @@ class DeviceMemory(Protocol):
 
     def close(self) -> None:
         """Gives all of it back."""
-
-
-def open_memory() -> DeviceMemory:
-    """The memory of the GPU, through torch if it has CUDA, else through cuda-python.
-
-    Raises:
-        NotAvailable: neither can reach the GPU; the message names the extra that brings one.
-    """
-    try:
-        torch = import_module("torch")
-    except ImportError:
-        torch = None
-    if torch is not None and torch.cuda.is_available():
-        from bn_deploy.backends.torch_memory import TorchMemory
-
-        return TorchMemory(torch)
-    from bn_deploy.backends.cuda_memory import CudaMemory
-
-    for name in _CUDA_RUNTIMES:
-        try:
-            return CudaMemory(import_module(name))
-        except ImportError:
-            continue
-    torch_lacks = "torch is not installed" if torch is None else "the installed torch has no CUDA"
-    raise NotAvailable(
-        f"no way to GPU memory: {torch_lacks}, and cuda-python is not installed; pip install 'bn-deploy[gpu]'"
-    )
 
 
 def stage(buffer: Buffer, array: NDArray[Any]) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 
 from bn_deploy.backends import trt_engine
 from bn_deploy.backends.base import Array, Facts, Feeds, check_feeds
-from bn_deploy.backends.device_memory import DeviceMemory, open_memory, stage, unstage
+from bn_deploy.backends.device_memory import DeviceMemory, stage, unstage
+from bn_deploy.backends.memory_choice import open_memory
 from bn_deploy.backends.trt_engine import Loaded
 from bn_deploy.backends.trt_shapes import Shape, Shapes
 from bn_deploy.engine import api, driver, messages, portability, profiles, sidecar

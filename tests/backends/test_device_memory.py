@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from bn_deploy.backends import device_memory
+from bn_deploy.backends import memory_choice
 from bn_deploy.backends.cuda_memory import CudaMemory
-from bn_deploy.backends.device_memory import Buffer, DeviceMemory, open_memory, stage, unstage
+from bn_deploy.backends.device_memory import Buffer, DeviceMemory, stage, unstage
+from bn_deploy.backends.memory_choice import open_memory
 from bn_deploy.backends.torch_memory import TorchMemory
 from bn_deploy.errors import NotAvailable
 
@@ -261,7 +262,7 @@ def modules(monkeypatch: pytest.MonkeyPatch, **present: Any) -> None:
             raise ImportError(name)
         return present[name.replace(".", "_")]
 
-    monkeypatch.setattr(device_memory, "import_module", load)
+    monkeypatch.setattr(memory_choice, "import_module", load)
 
 
 def torch_with(cuda: bool) -> Any:
