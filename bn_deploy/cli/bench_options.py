@@ -90,7 +90,7 @@ rate = click.option(
 budget = click.option(
     "--budget",
     type=float,
-    help="Seconds for the whole timing, processes included. [default: 70; with --quick: 8]",
+    help="Seconds for the whole timing, processes included. [default: 70; with --quick: 6]",
 )
 processes = click.option(
     "--processes",
