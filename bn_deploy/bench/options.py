@@ -121,7 +121,7 @@ class MeasureOptions:
         return cls(**row)
 
 
-QUICK = MeasureOptions(processes=1, budget_s=6.0, rounds=15, quick=True)
+QUICK = MeasureOptions(batch_sizes=(1, 8, 64), processes=1, budget_s=6.0, rounds=15, quick=True)
 """A look that takes a few seconds and decides nothing."""
 
 _FIELDS: Mapping[str, tuple[type, ...]] = {

@@ -59,7 +59,7 @@ batch_sizes = click.option(
     metavar="SIZES",
     callback=_batch_sizes,
     help="Batch sizes to time, such as 1,8,64 or 1..1024 for powers of two. "
-    "[default: 1,8,64,256; server: 1; offline: 1..1024]",
+    "[default: 1,8,64,256; with --quick: 1,8,64; server: 1; offline: 1..1024]",
 )
 bench_batch_sizes = click.option(
     "--bench-batch",

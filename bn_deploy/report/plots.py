@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,6 +84,10 @@ def plot_layers(layers: Sequence[LayerParity], path: Path) -> None:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
+_COLUMNS = {False: 2, True: 6}
+"""Of the legend, by whether there are several panels."""
+
+
 def plot_latency(record: LatencyRecord, path: Path) -> None:
     """Draws every sample of a measurement, and what a larger batch costs and brings.
 
@@ -102,8 +107,13 @@ def plot_latency(record: LatencyRecord, path: Path) -> None:
         if row.scope == scope and not row.again:
             rows.setdefault(row.name, []).append(row)
     several = len({row.batch for row in record.results}) > 1
-    figure = Figure(figsize=(15 if several else 6, 5), layout="constrained")
+    figure = Figure(figsize=(15 if several else 6, 5))
     FigureCanvasAgg(figure)
+    # Room that is known beforehand: to find it, matplotlib would draw every label twice.
+    lines = math.ceil(len(rows) / _COLUMNS[several])
+    left, bottom = (0.05, 0.12 + 0.05 * lines) if several else (0.12, 0.13 + 0.05 * lines)
+    right = 0.98 if several else 0.94
+    figure.subplots_adjust(left=left, right=right, top=0.86, bottom=bottom, wspace=0.22)
     panels = figure.subplots(1, 3 if several else 1, squeeze=False)[0]
     smallest = min(row.batch for row in record.results)
     backends = list(dict.fromkeys(row.backend for row in record.results))
@@ -133,6 +143,6 @@ def plot_latency(record: LatencyRecord, path: Path) -> None:
         panel.grid(visible=True, which="both", alpha=0.2)
     figure.suptitle(f"{scope}, {record.options.scenario}, {record.options.regime}, {record.dataset}")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
+    figure.legend(handles, labels, loc="lower center", ncols=_COLUMNS[several], fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
