@@ -168,9 +168,7 @@ def test_a_file_is_compared_with_an_engine_in_the_same_way(
     def stand_in(name: str) -> Any:
         opened.append(name)
         return SimpleNamespace(
-            open=lambda path, threads, **_: backend("ort").open(
-                path.with_suffix(".onnx"), threads=threads
-            )
+            open=lambda path, threads, **_: backend("ort").open(path.with_suffix(".onnx"), threads=threads)
         )
 
     monkeypatch.setattr(two_files, "backend", stand_in)
