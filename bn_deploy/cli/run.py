@@ -64,7 +64,6 @@ def command(
         train_threads=to_train.threads,
         precisions=precisions,
         target=for_tensorrt,
-        data_dir=data_dir,
         measure_options=timing,
         threads=threads,
         track=console.track,

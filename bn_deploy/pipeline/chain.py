@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json, write_json
@@ -17,6 +15,7 @@ from bn_deploy.errors import CheckFailed, NotAvailable, RunFolderError
 from bn_deploy.exporting.onnx_file import inspect
 from bn_deploy.pipeline.benching import bench
 from bn_deploy.pipeline.make import build, export, read_training, train
+from bn_deploy.pipeline.precision import give_precision
 from bn_deploy.pipeline.verification import verify
 from bn_deploy.report.report import Report
 from bn_deploy.run_folder import RunFolder
@@ -35,7 +34,6 @@ def everything(
     train_threads: int | None = None,
     precisions: Sequence[Precision] = (),
     target: str = TENSORRT_10,
-    data_dir: Path | None = None,
     build_options: BuildOptions | None = None,
     measure_options: MeasureOptions | None = None,
     threads: int = 1,
@@ -54,7 +52,6 @@ def everything(
         train_threads: torch's CPU threads while it trains; None leaves them as they are.
         precisions: those besides fp32 that typed files and engines are made in, too.
         target: what typed files are for, see `export`.
-        data_dir: the folder of the data, which typed files are calibrated on.
         build_options: how to build engines.
         measure_options: how to time.
         threads: CPU threads of the runtimes.
@@ -70,8 +67,7 @@ def everything(
         for kind in (kinds.FOLDED, kinds.PLAN, kinds.SIDECAR):
             run.forget(kinds.of_precision(kind, typed))  # of an earlier run
         if typed in precisions:
-            write = partial(export, run, checkpoint=None, fold_bn=True, precision=typed)
-            announced(track, f"writing {typed.value}", partial(write, target=target, data_dir=data_dir))
+            give_precision(run, typed, target=target, dataset=dataset, track=track)
     for precision in Precision:
         if precision is Precision.FP32 or precision in precisions:
             try:

@@ -11,6 +11,7 @@ from bn_deploy import run_folder as kinds
 from bn_deploy.artifact import read_json
 from bn_deploy.bench.options import MeasureOptions
 from bn_deploy.data import synthetic
+from bn_deploy.data.dataset import Dataset
 from bn_deploy.engine.build import BuildOptions
 from bn_deploy.errors import DataError, NotAvailable
 from bn_deploy.pipeline import chain, make
@@ -53,30 +54,31 @@ def test_each_precision_is_exported_and_built_and_what_an_earlier_run_left_is_fo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
-    run, export = RunFolder(tmp_path), make.export
+    run, whole = RunFolder(tmp_path), synthetic.make(400, 100)
     old = kinds.of_precision(kinds.PLAN, Precision.INT8)
     run.path(old).write_bytes(b"the int8 plan of an earlier run")
     run.record(old, made_from={kinds.FOLDED: "0" * 64})
 
-    def exporting(*given: Any, precision: Precision = Precision.FP32, **options: Any) -> Any:
+    def exporting_all(*given: Any, **options: Any) -> Any:
+        log.append("export fp32")
+        return make.export(*given, **options)
+
+    def exporting(_: RunFolder, precision: Precision, *, target: str, dataset: Dataset, **__: Any) -> None:
+        assert (target, dataset) == ("8.x", whole)
         log.append(f"export {precision.value}")
-        if precision is Precision.FP32:
-            return export(*given, **options)
-        assert (options["target"], options["data_dir"]) == ("8.x", tmp_path)
-        return None
 
     def building(_: RunFolder, options: BuildOptions, **__: Any) -> None:
         assert options.precision is not None
         log.append(f"build {options.precision.value}")
         raise NotAvailable("no TensorRT is installed")
 
-    monkeypatch.setattr(chain, "export", exporting)
+    monkeypatch.setattr(chain, "export", exporting_all)
+    monkeypatch.setattr(chain, "give_precision", exporting)
     monkeypatch.setattr(chain, "build", building)
     chain.everything(
-        *(run, synthetic.make(400, 100), RECIPE),
+        *(run, whole, RECIPE),
         precisions=(Precision.INT8_FP16, Precision.FP16),
         target="8.x",
-        data_dir=tmp_path,
         measure_options=TIMING,
     )
     done = ["export fp32", "export fp16", "export int8+fp16", "build fp32", "build fp16", "build int8+fp16"]
