@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from bn_deploy.data import fashion_mnist
+from bn_deploy.engine import api
+from bn_deploy.engine.api import TensorRT
+from bn_deploy.errors import NotAvailable
 
 NAMED = os.environ.get(fashion_mnist.ENVIRONMENT_VARIABLE)
 """As it was before `_own_surroundings` takes it away."""
@@ -34,3 +37,12 @@ def fashion_mnist_dir() -> Path:
             f"{folder} lacks {lacking[0]}; ${fashion_mnist.ENVIRONMENT_VARIABLE} names another folder"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRT:
+    """TensorRT-RTX, which builds engines without a GPU."""
+    try:
+        return api.find("tensorrt_rtx")
+    except NotAvailable as reason:
+        pytest.skip(str(reason))

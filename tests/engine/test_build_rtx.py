@@ -10,21 +10,13 @@ import pytest
 from onnx import NodeProto, helper
 
 from bn_deploy.artifact import sha256_file
-from bn_deploy.engine import api, profiles, sidecar
+from bn_deploy.engine import profiles, sidecar
 from bn_deploy.engine.api import TensorRT
 from bn_deploy.engine.build import BuildOptions, build
-from bn_deploy.errors import InputError, ModelError, NotAvailable
+from bn_deploy.errors import InputError, ModelError
 from bn_deploy.spec import BatchRange, Precision, T, TensorSpec
 from tests.engine.models import cnn, quantized, save
 from tests.engine.zoo import FORMS, NETWORKS
-
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRT:
-    try:
-        return api.find("tensorrt_rtx")
-    except NotAvailable as reason:
-        pytest.skip(str(reason))
 
 
 def test_a_dynamic_network_becomes_a_plan_with_its_side_car(rtx: TensorRT, tmp_path: Path) -> None:

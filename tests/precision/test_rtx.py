@@ -8,24 +8,15 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bn_deploy.engine import api
 from bn_deploy.engine.api import TensorRT
 from bn_deploy.engine.build import BuildOptions, build
-from bn_deploy.errors import ModelError, NotAvailable
+from bn_deploy.errors import ModelError
 from bn_deploy.precision.typed import typed
 from bn_deploy.spec import TARGETS, BatchRange, Precision
 from tests.precision.test_checks import asymmetric, cast_missing, fp16, int8
 from tests.precision.zoo import ZOO, Net, images, residual
 
 SMALL = BuildOptions(batch=BatchRange(1, 4, 8), compute_capabilities=("8.6",))
-
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRT:
-    try:
-        return api.find("tensorrt_rtx")
-    except NotAvailable as reason:
-        pytest.skip(str(reason))
 
 
 def built(model: onnx.ModelProto, folder: Path, rtx: TensorRT, options: BuildOptions = SMALL) -> Precision:
